@@ -1,0 +1,134 @@
+"""What a user did before a moment: the one implementation that training, judging and serving share.
+
+Histories are oldest first and right-padded with 0, so a causal model needs no padding mask at the positions that count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from penchant.data.store import Store
+
+
+@dataclass(frozen=True)
+class Requests:
+    """A batch of requests: who asks, when, for what, and what they did before. One request is a batch of one.
+
+    Attributes:
+        users: dense users; 0 = anonymous or new.
+        times_ms: the moment of each request.
+        history: items, oldest first, 0 = padding at the end.
+        history_times_ms: when; 0 at padding.
+        queries: what each typed; None where nobody searched (recommendation), "" where one did not.
+    """
+
+    users: Int[Tensor, " B"]
+    times_ms: Int[Tensor, " B"]
+    history: Int[Tensor, "B S"]
+    history_times_ms: Int[Tensor, "B S"]
+    queries: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def mask(self) -> Bool[Tensor, "B S"]:
+        """True at real actions."""
+        return self.history > 0
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        return self.mask.sum(1)
+
+    def last(self, max_len: int) -> Requests:
+        """The same requests with the last `max_len` actions of each history, and no more padding than needed."""
+        lengths = self.lengths
+        width = int(lengths.clamp(max=max_len).max()) if len(self) else 0
+        column = torch.arange(width, device=lengths.device) + (lengths - max_len).clamp(min=0)[:, None]
+        inside = column < lengths[:, None]
+        column = column.clamp(max=max(self.history.shape[1] - 1, 0))
+        return replace(
+            self,
+            history=self.history.gather(1, column) * inside,
+            history_times_ms=self.history_times_ms.gather(1, column) * inside,
+        )
+
+    def to(self, device: torch.device | str) -> Requests:
+        return replace(
+            self,
+            users=self.users.to(device),
+            times_ms=self.times_ms.to(device),
+            history=self.history.to(device),
+            history_times_ms=self.history_times_ms.to(device),
+        )
+
+
+def gather_ragged(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, max_len: int) -> np.ndarray:
+    """The last `max_len` of values[start:end] for each pair, right-padded with 0.
+
+    Args:
+        values: [E], may be memory-mapped; only the rows asked for are read.
+        starts, ends: int64 [B].
+    Returns: [B, S] of values' type, S = the longest slice, at most max_len.
+    """
+    starts = np.maximum(starts, ends - max_len)
+    lengths = ends - starts
+    width = int(lengths.max(initial=0))
+    out = np.zeros((len(starts), width), dtype=values.dtype)
+    inside = np.arange(width) < lengths[:, None]
+    out[inside] = values[(starts[:, None] + np.arange(width))[inside]]
+    return out
+
+
+def make_requests(
+    users: np.ndarray,
+    times_ms: np.ndarray,
+    items: np.ndarray,
+    item_times_ms: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    max_len: int,
+    queries: tuple[str, ...] | None = None,
+) -> Requests:
+    """Requests whose histories are slices of flat arrays: a Store's events, or a server's event log."""
+    return Requests(
+        users=torch.from_numpy(np.asarray(users, dtype=np.int64)),
+        times_ms=torch.from_numpy(np.asarray(times_ms, dtype=np.int64)),
+        history=torch.from_numpy(gather_ragged(items, starts, ends, max_len).astype(np.int64)),
+        history_times_ms=torch.from_numpy(gather_ragged(item_times_ms, starts, ends, max_len).astype(np.int64)),
+        queries=queries,
+    )
+
+
+def requests_before_events(store: Store, events: np.ndarray, max_len: int) -> Requests:
+    """One request per event: its user, at its time, with the history strictly before it in the Store's order.
+
+    Args:
+        events: int64 [B], rows of the Store's events.
+    """
+    users = np.searchsorted(store.user_indptr, events, side="right") - 1
+    return make_requests(
+        users,
+        store.event_ts_ms[events],
+        store.event_item,
+        store.event_ts_ms,
+        store.user_indptr[users],
+        np.asarray(events, dtype=np.int64),
+        max_len,
+    )
+
+
+def requests_before_times(store: Store, users: np.ndarray, times_ms: np.ndarray, max_len: int) -> Requests:
+    """One request per (user, time), with the actions strictly before that time: an action at the same time is not seen."""
+    users = np.asarray(users, dtype=np.int64)
+    starts, stops = store.user_indptr[users], store.user_indptr[users + 1]
+    ends = np.array(
+        [s + np.searchsorted(store.event_ts_ms[s:e], t, side="left") for s, e, t in zip(starts, stops, times_ms, strict=True)],
+        dtype=np.int64,
+    ).reshape(len(users))
+    return make_requests(users, times_ms, store.event_item, store.event_ts_ms, starts, ends, max_len)

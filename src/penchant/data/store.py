@@ -1,0 +1,388 @@
+"""The Store: an immutable, hashed folder of Parquet tables and memory-mapped arrays.
+
+    store/
+      manifest.json            counts, source, what was refused, sha256 of every file, the fingerprint
+      items.parquet  users.parquet  events.parquet  impressions.parquet  queries.parquet
+      arrays/                  what training reads, as .npy that the operating system pages in
+        user_indptr.npy        int64 [U+2]  user u's events are rows user_indptr[u]:user_indptr[u+1] (user 0 has none)
+        event_item.npy         int32 [E]    events sorted by (user, time, source row)
+        event_ts_ms.npy        int64 [E]
+        event_query.npy        int32 [E]
+        item_category.npy      int32 [I+1]  row 0 is padding
+        request_indptr.npy     int64 [R+1]  request r's impressions are rows request_indptr[r-1]:request_indptr[r]
+        request_user.npy       int32 [R+1]  row 0 is padding
+        request_ts_ms.npy      int64 [R+1]
+        request_query.npy      int32 [R+1]
+        impression_item.npy    int32 [N]
+        impression_label.npy   int8  [N]
+      splits/<name>.json       definitions of the splits, each with its fingerprint (data/split.py)
+      vectors/<name>/          frozen content vectors, added later (encoders/)
+
+The fingerprint is a hash of the tables and arrays, so two Stores of the same content have the same one. Splits and
+vectors carry fingerprints of their own, made with the Store's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penchant.data import schema
+from penchant.errors import StoreError
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: object) -> str:
+    """Short hash of anything JSON can say; the same value gives the same 16 hexadecimal digits everywhere."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class ContentVectors:
+    """Frozen vectors of the items' texts or pictures.
+
+    Attributes:
+        values: float16 [I+1, D]; row 0 and rows of items without content are zero.
+        present: bool [I+1]; False where an item has no such content.
+        fingerprint: hash of encoder and content.
+    """
+
+    values: np.ndarray
+    present: np.ndarray
+    fingerprint: str
+
+
+class Store:
+    """A prepared data set. Opening one reads the manifest alone; arrays are mapped when first asked for.
+
+    Raises:
+        StoreError: no Store at `path`, one of another format, or one with a missing or cut file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        manifest = self.path / MANIFEST
+        if not manifest.is_file():
+            raise StoreError("no Store here", where=self.path, fix="Make one with `penchant prepare SOURCE --out STORE`.")
+        self.manifest: dict[str, Any] = json.loads(manifest.read_text())
+        if self.manifest.get("format") != schema.FORMAT:
+            raise StoreError(
+                f"Store format {self.manifest.get('format')!r}, this version reads {schema.FORMAT}",
+                where=self.path,
+                fix="Prepare it again.",
+            )
+        for name, entry in self.manifest["files"].items():
+            file = self.path / name
+            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+                raise StoreError("missing or cut short", where=file, fix="Prepare the Store again.")
+
+    def __repr__(self) -> str:
+        return (
+            f"Store({str(self.path)!r}: {self.num_users:,} users, {self.num_items:,} items, "
+            f"{self.num_events:,} events, {self.fingerprint})"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def name(self) -> str:
+        """The data's name, as in result files: "ml-1m-liked"."""
+        return self.manifest["name"]
+
+    @property
+    def num_items(self) -> int:
+        """Items are 1..num_items."""
+        return self.manifest["counts"]["items"]
+
+    @property
+    def num_users(self) -> int:
+        """Users are 1..num_users."""
+        return self.manifest["counts"]["users"]
+
+    @property
+    def num_events(self) -> int:
+        return self.manifest["counts"]["events"]
+
+    @property
+    def num_requests(self) -> int:
+        """Requests with impressions are 1..num_requests."""
+        return self.manifest["counts"]["requests"]
+
+    @property
+    def num_categories(self) -> int:
+        """Categories are 1..num_categories."""
+        return self.manifest["counts"]["categories"]
+
+    @property
+    def has_time(self) -> bool:
+        """False where the source knows an order but no absolute time: only the `loo` split is possible."""
+        return self.manifest["has_time"]
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """One of the tables of `schema.TABLES`, whole or some columns of it."""
+        return pq.read_table(self.path / f"{name}.parquet", columns=columns)
+
+    def _array(self, name: str) -> np.ndarray:
+        return np.load(self.path / "arrays" / f"{name}.npy", mmap_mode="r")
+
+    @cached_property
+    def user_indptr(self) -> np.ndarray:
+        """int64 [U+2]: user u's events are rows user_indptr[u]:user_indptr[u+1]."""
+        return np.asarray(self._array("user_indptr"))
+
+    @cached_property
+    def event_item(self) -> np.ndarray:
+        """int32 [E], mapped."""
+        return self._array("event_item")
+
+    @cached_property
+    def event_ts_ms(self) -> np.ndarray:
+        """int64 [E], mapped."""
+        return self._array("event_ts_ms")
+
+    @cached_property
+    def event_query(self) -> np.ndarray:
+        """int32 [E], mapped; 0 = no query."""
+        return self._array("event_query")
+
+    @cached_property
+    def item_category(self) -> np.ndarray:
+        """int32 [I+1]; 0 = no category."""
+        return np.asarray(self._array("item_category"))
+
+    @cached_property
+    def request_indptr(self) -> np.ndarray:
+        """int64 [R+1]: request r's impressions are rows request_indptr[r-1]:request_indptr[r]."""
+        return np.asarray(self._array("request_indptr"))
+
+    @cached_property
+    def request_user(self) -> np.ndarray:
+        """int32 [R+1]."""
+        return self._array("request_user")
+
+    @cached_property
+    def request_ts_ms(self) -> np.ndarray:
+        """int64 [R+1]."""
+        return self._array("request_ts_ms")
+
+    @cached_property
+    def request_query(self) -> np.ndarray:
+        """int32 [R+1]."""
+        return self._array("request_query")
+
+    @cached_property
+    def impression_item(self) -> np.ndarray:
+        """int32 [N], mapped."""
+        return self._array("impression_item")
+
+    @cached_property
+    def impression_label(self) -> np.ndarray:
+        """int8 [N], mapped."""
+        return self._array("impression_label")
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The shop's id of each item; entry 0 (padding) is the empty string."""
+        return ["", *self.table("items", ["item_id"])["item_id"].to_pylist()]
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        """The shop's id of each user; entry 0 (anonymous) is the empty string."""
+        return ["", *self.table("users", ["user_id"])["user_id"].to_pylist()]
+
+    @cached_property
+    def event_user(self) -> np.ndarray:
+        """int32 [E]: the user of each event, from user_indptr."""
+        return np.repeat(np.arange(self.num_users + 1, dtype=np.int32), np.diff(self.user_indptr))
+
+    def vectors(self, name: str) -> ContentVectors:
+        """Frozen content vectors by name ("text", "image"), mapped.
+
+        Raises:
+            StoreError: this Store has none of that name.
+        """
+        folder = self.path / "vectors" / name
+        if not (folder / MANIFEST).is_file():
+            have = sorted(p.parent.name for p in self.path.glob(f"vectors/*/{MANIFEST}"))
+            raise StoreError(
+                f"no content vectors named {name!r}, there are {have or 'none'}",
+                where=self.path,
+                fix=f"Make them with `penchant encode {self.path}`.",
+            )
+        manifest = json.loads((folder / MANIFEST).read_text())
+        values = np.load(folder / "values.npy", mmap_mode="r")
+        present = np.load(folder / "present.npy")
+        return ContentVectors(values, present, manifest["fingerprint"])
+
+    def verify(self) -> None:
+        """Read every file and compare its hash with the manifest's.
+
+        Raises:
+            StoreError: names the first damaged file.
+        """
+        for name, entry in self.manifest["files"].items():
+            if sha256(self.path / name) != entry["sha256"]:
+                raise StoreError("its bytes are not those that were written", where=self.path / name, fix="Prepare it again.")
+
+
+def write_store(
+    out: str | Path,
+    *,
+    name: str,
+    items: pa.Table,
+    users: pa.Table,
+    events: pa.Table,
+    impressions: pa.Table | None = None,
+    queries: pa.Table | None = None,
+    has_time: bool = True,
+    meta: Mapping[str, Any] | None = None,
+) -> Store:
+    """Write dense, sorted tables (`schema.TABLES`) as a Store: to a temporary folder beside `out`, then renamed.
+
+    Args:
+        meta: kept in the manifest as it is: source, view, refused rows, notes.
+
+    Raises:
+        StoreError: `out` exists.
+        ValueError: a table is not dense or not sorted as its schema says (the preparing code is wrong, not the user).
+    """
+    out = Path(out)
+    if out.exists():
+        raise StoreError("already exists", where=out, fix="Choose another --out, or remove it first.")
+    tables = {
+        "items": _conform(items, "items"),
+        "users": _conform(users, "users"),
+        "events": _conform(events, "events"),
+        "impressions": _conform(impressions or schema.IMPRESSIONS.empty_table(), "impressions"),
+        "queries": _conform(queries or schema.QUERIES.empty_table(), "queries"),
+    }
+    arrays = _arrays(tables)
+    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        (temporary / "arrays").mkdir(parents=True)
+        (temporary / "splits").mkdir()
+        for key, table in tables.items():
+            pq.write_table(table, temporary / f"{key}.parquet", compression="zstd")
+        for key, array in arrays.items():
+            np.save(temporary / "arrays" / f"{key}.npy", array)
+        files = {
+            str(path.relative_to(temporary)): {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        }
+        counts = {key: table.num_rows for key, table in tables.items()}
+        counts["requests"] = len(arrays["request_indptr"]) - 1
+        counts["categories"] = int(arrays["item_category"].max(initial=0))
+        # Of the arrays, not of the Parquet bytes: those change with the library's version, the content does not.
+        content = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
+        content["item_id"] = fingerprint(tables["items"]["item_id"].to_pylist())
+        content["text"] = fingerprint([tables["items"]["title"].to_pylist(), tables["items"]["text"].to_pylist()])
+        content["user_id"] = fingerprint(tables["users"]["user_id"].to_pylist())
+        write_json(
+            temporary / MANIFEST,
+            {
+                "format": schema.FORMAT,
+                "name": name,
+                "fingerprint": fingerprint(content),
+                "counts": counts,
+                "has_time": has_time,
+                "files": files,
+                **(meta or {}),
+            },
+        )
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Store(out)
+
+
+def _conform(table: pa.Table, name: str) -> pa.Table:
+    """Columns of the schema first and in its order and types, the source's own after them."""
+    wanted = schema.TABLES[name]
+    columns = {}
+    for field in wanted:
+        if field.name in table.column_names:
+            columns[field.name] = table[field.name].cast(field.type)
+        elif field.nullable:
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
+        else:
+            raise ValueError(f"table {name} lacks column {field.name}")
+    extra = {c: table[c] for c in table.column_names if c not in columns}
+    return pa.table({**columns, **extra})
+
+
+def _arrays(tables: Mapping[str, pa.Table]) -> dict[str, np.ndarray]:
+    items, users, events, shown = (tables[k] for k in ("items", "users", "events", "impressions"))
+
+    def column(table: pa.Table, key: str) -> np.ndarray:
+        return table[key].to_numpy()
+
+    for key, table in (("item", items), ("user", users)):
+        if not np.array_equal(column(table, key), np.arange(1, table.num_rows + 1)):
+            raise ValueError(f"{key} must run 1..{table.num_rows}")
+    user, ts, row = column(events, "user"), column(events, "ts_ms"), column(events, "row")
+    if events.num_rows:
+        if user.min() < 1 or user.max() > users.num_rows or _outside(events["item"], items.num_rows):
+            raise ValueError("an event's user or item is not in its table")
+        later = (np.diff(user) > 0) | ((np.diff(user) == 0) & ((np.diff(ts) > 0) | ((np.diff(ts) == 0) & (np.diff(row) > 0))))
+        if not later.all():
+            raise ValueError("events are not sorted by (user, ts_ms, row)")
+    request = column(shown, "request")
+    starts = np.flatnonzero(np.diff(request, prepend=0))
+    if not np.array_equal(request[starts], np.arange(1, len(starts) + 1)) or _outside(shown["item"], items.num_rows):
+        raise ValueError("impressions are not grouped by request 1..R, or show an unknown item")
+
+    def of_request(key: str, dtype: type) -> np.ndarray:
+        return np.concatenate([[0], column(shown, key)[starts]]).astype(dtype)
+
+    return {
+        "user_indptr": np.concatenate([[0], np.cumsum(np.bincount(user, minlength=users.num_rows + 1))]).astype(np.int64),
+        "event_item": column(events, "item").astype(np.int32),
+        "event_ts_ms": ts.astype(np.int64),
+        "event_query": column(events, "query").astype(np.int32),
+        "item_category": np.concatenate([[0], column(items, "category")]).astype(np.int32),
+        "request_indptr": np.concatenate([starts, [len(request)]]).astype(np.int64),
+        "request_user": of_request("user", np.int32),
+        "request_ts_ms": of_request("ts_ms", np.int64),
+        "request_query": of_request("query", np.int32),
+        "impression_item": column(shown, "item").astype(np.int32),
+        "impression_label": column(shown, "label").astype(np.int8),
+    }
+
+
+def _outside(column: pa.ChunkedArray, size: int) -> bool:
+    if not len(column):
+        return False
+    low, high = pc.min_max(column).as_py().values()
+    return low < 1 or high > size
