@@ -100,7 +100,9 @@ def make_requests(
         users=torch.from_numpy(np.asarray(users, dtype=np.int64)),
         times_ms=torch.from_numpy(np.asarray(times_ms, dtype=np.int64)),
         history=torch.from_numpy(gather_ragged(items, starts, ends, max_len).astype(np.int64)),
-        history_times_ms=torch.from_numpy(gather_ragged(item_times_ms, starts, ends, max_len).astype(np.int64)),
+        history_times_ms=torch.from_numpy(
+            gather_ragged(item_times_ms, starts, ends, max_len).astype(np.int64)
+        ),
         queries=queries,
     )
 
@@ -128,7 +130,10 @@ def requests_before_times(store: Store, users: np.ndarray, times_ms: np.ndarray,
     users = np.asarray(users, dtype=np.int64)
     starts, stops = store.user_indptr[users], store.user_indptr[users + 1]
     ends = np.array(
-        [s + np.searchsorted(store.event_ts_ms[s:e], t, side="left") for s, e, t in zip(starts, stops, times_ms, strict=True)],
+        [
+            s + np.searchsorted(store.event_ts_ms[s:e], t, side="left")
+            for s, e, t in zip(starts, stops, times_ms, strict=True)
+        ],
         dtype=np.int64,
     ).reshape(len(users))
     return make_requests(users, times_ms, store.event_item, store.event_ts_ms, starts, ends, max_len)

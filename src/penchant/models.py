@@ -1,0 +1,96 @@
+"""Saving and loading any model: `model.safetensors` and `model.json`, nothing that could run code.
+
+Every model is built from its own frozen `Config` and the catalogue's `Sizes`; everything else about it (weights, counts,
+the items' categories) is in its state.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from penchant.data.store import write_json
+from penchant.errors import RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a model must know of the data before it can be built.
+
+    Attributes:
+        num_features: dense features of a (request, candidate) pair; rankers only.
+    """
+
+    num_items: int
+    num_categories: int = 0
+    num_features: int = 0
+
+
+# kind -> "module:class". Named in files, imported when needed: a bundle of two models loads the code of two.
+KINDS = {
+    "popularity": "penchant.baselines.retrieval.popularity:Popularity",
+    "markov": "penchant.baselines.retrieval.markov:Markov",
+    "item_knn": "penchant.baselines.retrieval.item_knn:ItemKNN",
+    "sasrec": "penchant.baselines.retrieval.sasrec:SASRec",
+    "gru4rec": "penchant.baselines.retrieval.gru4rec:GRU4Rec",
+    "two_tower": "penchant.baselines.retrieval.two_tower:TwoTower",
+    "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
+    "din": "penchant.baselines.ranking.din:DIN",
+    "light_two_tower": "penchant.funnel.prerank:LightTwoTower",
+}
+
+
+def build_model(kind: str, config: dict[str, Any], sizes: Sizes) -> Any:
+    """The model class of that kind, built with fresh weights from plain values."""
+    module, name = KINDS[kind].split(":")
+    cls = getattr(import_module(module), name)
+    return cls(cls.Config(**config), sizes)
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write a model to a folder. It has `kind`, `config` (a frozen dataclass) and `sizes`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    temporary = folder / "model.safetensors.tmp"
+    save_file(state, temporary)
+    temporary.replace(folder / "model.safetensors")
+    model_any: Any = model
+    write_json(
+        folder / "model.json",
+        {"kind": model_any.kind, "config": asdict(model_any.config), "sizes": asdict(model_any.sizes)},
+    )
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
+    """The model saved in a folder, in evaluation mode.
+
+    Raises:
+        RunError: the folder has no model, or its files are damaged; the message names the file.
+    """
+    described = folder / "model.json"
+    if not described.is_file():
+        raise RunError("no model here", where=folder, fix="Train one with `penchant train`.")
+    try:
+        saved = json.loads(described.read_text())
+        model = build_model(saved["kind"], saved["config"], Sizes(**saved["sizes"]))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (
+        json.JSONDecodeError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        FileNotFoundError,
+    ) as error:
+        raise RunError(
+            f"damaged or of another version ({error})", where=folder, fix="Train it again."
+        ) from error
+    return model.to(device).eval()

@@ -1,0 +1,108 @@
+"""Made-up Stores whose behaviour is known: nothing here comes from a real data set."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from penchant.data.split import define_splits
+from penchant.data.store import Store, write_store
+
+START_MS = 1_700_000_000_000
+DAY_MS = 86_400_000
+
+
+def make_store(
+    out: Path, *, num_users: int = 60, num_items: int = 80, num_categories: int = 8, seed: int = 0
+) -> Store:
+    """Users who keep to two categories each, and within one walk from an item to the next (so order can be learned).
+
+    Half of the events came from a request that showed ten items; every third request had a query. Equal times occur.
+    """
+    rng = np.random.default_rng(seed)
+    category = 1 + np.arange(num_items) % num_categories
+    words = ["red", "blue", "green", "wool", "silk", "oak", "steel", "glass"]
+    title = [f"{words[(i * 7) % 8]} {words[c % 8]} thing {i + 1}" for i, c in enumerate(category)]
+    items = pa.table(
+        {
+            "item": pa.array(np.arange(1, num_items + 1), pa.int32()),
+            "item_id": [f"i{i + 1}" for i in range(num_items)],
+            "title": title,
+            "text": [None if i % 9 == 0 else f"A {t}, made by hand." for i, t in enumerate(title)],
+            "category": pa.array(category, pa.int32()),
+            "category_path": [f"all > kind {c}" for c in category],
+            "image": [None if i % 7 == 0 else _picture(i) for i in range(num_items)],
+        }
+    )
+    users = pa.table(
+        {
+            "user": pa.array(np.arange(1, num_users + 1), pa.int32()),
+            "user_id": [f"u{u + 1}" for u in range(num_users)],
+        }
+    )
+    events, shown = [], []
+    for user in range(1, num_users + 1):
+        liked = rng.choice(num_categories, size=2, replace=False) + 1
+        at = START_MS + int(rng.integers(0, 60 * DAY_MS))
+        item = 0
+        for _ in range(int(rng.integers(6, 40))):
+            at += int(rng.integers(0, 3)) * int(rng.integers(0, DAY_MS))  # a third of the steps take no time
+            members = np.flatnonzero(category == rng.choice(liked)) + 1
+            follows = item and rng.random() < 0.6
+            item = item % num_items + num_categories if follows else int(rng.choice(members))
+            item = item if 1 <= item <= num_items else int(rng.choice(members))
+            events.append((user, item, at))
+            if rng.random() < 0.5:
+                others = rng.choice(np.setdiff1d(np.arange(1, num_items + 1), [item]), size=9, replace=False)
+                place = int(rng.integers(0, 10))
+                shown.append((at, user, np.insert(others, place, item), place, int(rng.random() < 1 / 3)))
+    row = rng.permutation(len(events))
+    user_, item_, ts_ = (np.array(x) for x in zip(*events, strict=True))
+    order = np.lexsort((row, ts_, user_))
+    event_table = pa.table(
+        {
+            "user": pa.array(user_[order], pa.int32()),
+            "item": pa.array(item_[order], pa.int32()),
+            "query": pa.array(np.zeros(len(events)), pa.int32()),
+            "action": ["click"] * len(events),
+            "ts_ms": pa.array(ts_[order], pa.int64()),
+            "request": pa.array(np.zeros(len(events)), pa.int64()),
+            "row": pa.array(row[order], pa.int64()),
+        }
+    )
+    shown.sort(key=lambda s: s[0])
+    r = len(shown)
+    impressions = pa.table(
+        {
+            "request": pa.array(np.repeat(np.arange(1, r + 1), 10), pa.int64()),
+            "user": pa.array(np.repeat([s[1] for s in shown], 10), pa.int32()),
+            "ts_ms": pa.array(np.repeat([s[0] for s in shown], 10), pa.int64()),
+            "query": pa.array(np.repeat([s[4] for s in shown], 10), pa.int32()),
+            "position": pa.array(np.tile(np.arange(1, 11), r), pa.int16()),
+            "item": pa.array(np.concatenate([s[2] for s in shown]), pa.int32()),
+            "label": pa.array(np.concatenate([np.arange(10) == s[3] for s in shown]), pa.int8()),
+            "source": ["synthetic"] * (10 * r),
+        }
+    )
+    queries = pa.table({"query": pa.array([1], pa.int32()), "text": ["red thing"]})
+    store = write_store(
+        out,
+        name="made-up",
+        items=items,
+        users=users,
+        events=event_table,
+        impressions=impressions,
+        queries=queries,
+    )
+    define_splits(store)
+    return store
+
+
+def _picture(i: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (24, 24), ((37 * i) % 256, (91 * i) % 256, (53 * i) % 256)).save(buffer, format="PNG")
+    return buffer.getvalue()
