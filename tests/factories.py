@@ -16,9 +16,7 @@ START_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 
 
-def make_store(
-    out: Path, *, num_users: int = 60, num_items: int = 80, num_categories: int = 8, seed: int = 0
-) -> Store:
+def make_store(out: Path, *, num_users: int = 60, num_items: int = 80, num_categories: int = 8, seed: int = 0) -> Store:
     """Users who keep to two categories each, and within one walk from an item to the next (so order can be learned).
 
     Half of the events came from a request that showed ten items; every third request had a query. Equal times occur.

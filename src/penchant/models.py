@@ -90,7 +90,5 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
         RuntimeError,
         FileNotFoundError,
     ) as error:
-        raise RunError(
-            f"damaged or of another version ({error})", where=folder, fix="Train it again."
-        ) from error
+        raise RunError(f"damaged or of another version ({error})", where=folder, fix="Train it again.") from error
     return model.to(device).eval()

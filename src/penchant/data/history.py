@@ -100,9 +100,7 @@ def make_requests(
         users=torch.from_numpy(np.asarray(users, dtype=np.int64)),
         times_ms=torch.from_numpy(np.asarray(times_ms, dtype=np.int64)),
         history=torch.from_numpy(gather_ragged(items, starts, ends, max_len).astype(np.int64)),
-        history_times_ms=torch.from_numpy(
-            gather_ragged(item_times_ms, starts, ends, max_len).astype(np.int64)
-        ),
+        history_times_ms=torch.from_numpy(gather_ragged(item_times_ms, starts, ends, max_len).astype(np.int64)),
         queries=queries,
     )
 

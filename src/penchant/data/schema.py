@@ -49,9 +49,7 @@ EVENTS = pa.schema(
         pa.field("action", pa.string(), nullable=False),
         pa.field("ts_ms", pa.int64(), nullable=False),
         pa.field("request", pa.int64(), nullable=False),
-        pa.field(
-            "row", pa.int64(), nullable=False
-        ),  # the row of the source, so that equal times keep its order
+        pa.field("row", pa.int64(), nullable=False),  # the row of the source, so that equal times keep its order
     ]
 )
 """What users did. Sorted by (user, ts_ms, row)."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,9 +112,7 @@ class Split:
 
     def _window(self, window: str) -> int:
         if window not in self.windows:
-            raise StoreError(
-                f"split {self.name!r} has no window {window!r}, it has {', '.join(self.windows)}"
-            )
+            raise StoreError(f"split {self.name!r} has no window {window!r}, it has {', '.join(self.windows)}")
         return self.windows.index(window)
 
 
@@ -136,9 +133,7 @@ def define_splits(store: Store) -> None:
         if rule["quantiles"] is not None:
             # The nearest event's own time, so that the cut is one of the log's and not between two.
             cuts = [int(c) for c in np.quantile(store.event_ts_ms, rule["quantiles"], method="nearest")]
-        _write_definition(
-            store, name, {"windows": list(rule["windows"]), "target": rule["target"], "cuts_ms": cuts}
-        )
+        _write_definition(store, name, {"windows": list(rule["windows"]), "target": rule["target"], "cuts_ms": cuts})
 
 
 def _write_definition(store: Store, name: str, definition: dict[str, Any]) -> None:
@@ -146,9 +141,7 @@ def _write_definition(store: Store, name: str, definition: dict[str, Any]) -> No
     write_json(store.path / "splits" / f"{name}.json", {"name": name, **definition, "fingerprint": mark})
 
 
-def add_split(
-    store: Store, name: str, windows: tuple[str, ...], ends: np.ndarray, target: str = "successive"
-) -> Split:
+def add_split(store: Store, name: str, windows: tuple[str, ...], ends: np.ndarray, target: str = "successive") -> Split:
     """Add a split of one's own, given where each user's windows end (see `Split.ends`)."""
     ends = np.ascontiguousarray(ends, dtype=np.int64)
     steps = np.diff(np.concatenate([store.user_indptr[:-1, None], ends], axis=1), axis=1)
@@ -157,14 +150,10 @@ def add_split(
         or (steps < 0).any()
         or (ends[:, -1] > store.user_indptr[1:]).any()
     ):
-        raise StoreError(
-            "a window ends before it starts, or outside its user's events", where=f"split {name!r}"
-        )
+        raise StoreError("a window ends before it starts, or outside its user's events", where=f"split {name!r}")
     np.save(store.path / "splits" / f"{name}.npy", ends)
     digest = hashlib.sha256(ends.tobytes()).hexdigest()
-    _write_definition(
-        store, name, {"windows": list(windows), "target": target, "cuts_ms": None, "ends_sha256": digest}
-    )
+    _write_definition(store, name, {"windows": list(windows), "target": target, "cuts_ms": None, "ends_sha256": digest})
     return load_split(store, name)
 
 
@@ -178,15 +167,11 @@ def load_split(store: Store, name: str) -> Split:
     if not path.is_file():
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         why = "" if store.has_time or name not in RULES else " (this data has an order but no times)"
-        raise StoreError(
-            f"no split {name!r}{why}; there are: {have}", where=store.path, fix="Choose one with --split."
-        )
+        raise StoreError(f"no split {name!r}{why}; there are: {have}", where=store.path, fix="Choose one with --split.")
     definition = json.loads(path.read_text())
     stated = {k: v for k, v in definition.items() if k not in ("name", "fingerprint")}
     if fingerprint({"store": store.fingerprint, **stated}) != definition["fingerprint"]:
-        raise StoreError(
-            "was made for another Store or was edited", where=path, fix="Prepare the Store again."
-        )
+        raise StoreError("was made for another Store or was edited", where=path, fix="Prepare the Store again.")
     if definition.get("ends_sha256"):
         ends = np.load(path.with_suffix(".npy"))
         if hashlib.sha256(ends.tobytes()).hexdigest() != definition["ends_sha256"]:

@@ -312,9 +312,7 @@ def write_store(
         # Of the arrays, not of the Parquet bytes: those change with the library's version, the content does not.
         content = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
         content["item_id"] = fingerprint(tables["items"]["item_id"].to_pylist())
-        content["text"] = fingerprint(
-            [tables["items"]["title"].to_pylist(), tables["items"]["text"].to_pylist()]
-        )
+        content["text"] = fingerprint([tables["items"]["title"].to_pylist(), tables["items"]["text"].to_pylist()])
         content["user_id"] = fingerprint(tables["users"]["user_id"].to_pylist())
         write_json(
             temporary / MANIFEST,
@@ -370,18 +368,16 @@ def _arrays(tables: Mapping[str, pa.Table]) -> dict[str, np.ndarray]:
             raise ValueError("events are not sorted by (user, ts_ms, row)")
     request = column(shown, "request")
     starts = np.flatnonzero(np.diff(request, prepend=0))
-    if not np.array_equal(request[starts], np.arange(1, len(starts) + 1)) or _outside(
-        shown["item"], items.num_rows
-    ):
+    if not np.array_equal(request[starts], np.arange(1, len(starts) + 1)) or _outside(shown["item"], items.num_rows):
         raise ValueError("impressions are not grouped by request 1..R, or show an unknown item")
 
     def of_request(key: str, dtype: type) -> np.ndarray:
         return np.concatenate([[0], column(shown, key)[starts]]).astype(dtype)
 
     return {
-        "user_indptr": np.concatenate(
-            [[0], np.cumsum(np.bincount(user, minlength=users.num_rows + 1))]
-        ).astype(np.int64),
+        "user_indptr": np.concatenate([[0], np.cumsum(np.bincount(user, minlength=users.num_rows + 1))]).astype(
+            np.int64
+        ),
         "event_item": column(events, "item").astype(np.int32),
         "event_ts_ms": ts.astype(np.int64),
         "event_query": column(events, "query").astype(np.int32),
