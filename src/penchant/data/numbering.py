@@ -1,0 +1,171 @@
+"""The shop's ids become dense integers from 1: items, users, queries, categories and requests.
+
+Works on the checked tables `events_ok` and `shown_ok` of a source's workspace, and leaves the maps `item_map`,
+`user_map`, `query_map` and `request_map` in it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penchant.data.sources.raw import Check, Raw, Refused, sift, text
+
+
+def _logged_ids(raw: Raw, column: str) -> str:
+    """Query: each id of the logs with its first place, events before impressions."""
+    parts = [f"SELECT {column} AS id, 0 AS part, row FROM events_ok"]
+    if raw.impressions is not None and (column == "item_id" or column in raw.work.types("shown_ok")):
+        parts.append(f"SELECT {column} AS id, 1 AS part, row FROM shown_ok WHERE {column} IS NOT NULL")
+    both = " UNION ALL ".join(parts)
+    return f"SELECT id, min((part, row)) AS first FROM ({both}) GROUP BY id"
+
+
+def _listed(raw: Raw, kind: str, column: str, table: pa.Table) -> pa.Table:
+    """A catalogue or users table without rows that have no id or repeat one."""
+    work = raw.work
+    ids = pa.table({"row": np.arange(1, table.num_rows + 1), column: pc.utf8_trim_whitespace(table[column])})
+    work.load("listed_ids", ids)
+    work.db.execute(
+        f"CREATE TABLE {kind}_listed AS SELECT row, nullif({column}, '') AS {column}, "
+        f"row_number() OVER (PARTITION BY {column} ORDER BY row) AS nth FROM listed_ids"
+    )
+    checks = [
+        Check(f"{column} is missing", f"{column} IS NULL", column, f"Every row of {kind} needs an {column}."),
+        Check(f"{column} is listed twice", "nth > 1", column, "The first is taken."),
+    ]
+    sift(raw, kind, f"{kind}_listed", checks, f"{kind}_known")
+    kept = work.arrow(f"SELECT row - 1 AS row, {column} FROM {kind}_known ORDER BY row")
+    taken = table if kept.num_rows == table.num_rows else table.take(kept["row"])
+    return taken.set_column(taken.column_names.index(column), column, kept[column])
+
+
+def number_items(raw: Raw) -> pa.Table:
+    """The items table; `item_map` gives each item_id its number."""
+    work = raw.work
+    listed = raw.items if raw.items is not None else pa.table({"item_id": pa.array([], pa.string())})
+    listed = _listed(raw, "items", "item_id", listed)
+    known = pa.table({"item_id": listed["item_id"], "item": pa.array(np.arange(1, listed.num_rows + 1), pa.int32())})
+    work.load("known_items", known)
+    new = work.arrow(
+        f"SELECT id AS item_id FROM ({_logged_ids(raw, 'item_id')}) ANTI JOIN known_items ON id = item_id ORDER BY first"
+    )
+    if new.num_rows and raw.items is not None:
+        raw.notes.append(
+            f"{new.num_rows:,} items of the logs are not in the catalogue (the first: {new['item_id'][0].as_py()!r}); "
+            "they were added without text."
+        )
+    count = listed.num_rows + new.num_rows
+    ids = pa.chunked_array([*listed["item_id"].chunks, *new["item_id"].chunks], pa.string())
+    numbers = pa.array(np.arange(1, count + 1), pa.int32())
+    work.load("numbered_items", pa.table({"item_id": ids, "item": numbers}))
+    work.db.execute("CREATE TABLE item_map AS SELECT * FROM numbered_items")
+    padded = pa.concat_tables([listed, new], promote_options="default")
+    columns = {"item": numbers, "item_id": ids}
+    for key in ("title", "text", "category_path", "category"):
+        columns[key] = padded[key] if key in padded.column_names else pa.nulls(count, pa.string())
+    if columns["category"].null_count == count:
+        columns["category"] = columns["category_path"]
+    elif columns["category_path"].null_count == count:
+        columns["category_path"] = columns["category"]
+    columns["category"] = _number_categories(columns["category"])
+    own = {c: padded[c] for c in padded.column_names if c not in columns}
+    return pa.table({**columns, **own})
+
+
+def _number_categories(names: pa.ChunkedArray) -> pa.Array:
+    """Dense numbers from 1 in order of name; 0 = none."""
+    column = pc.cast(names, pa.string())
+    distinct = pc.drop_null(pc.unique(column)).sort()
+    place = pc.index_in(column, value_set=distinct)
+    return pc.cast(pc.add(pc.fill_null(place, -1), 1), pa.int32())
+
+
+def number_users(raw: Raw) -> pa.Table:
+    """The users table: those with an event or an impression; `user_map` gives each user_id its number."""
+    work = raw.work
+    listed = raw.users if raw.users is not None else pa.table({"user_id": pa.array([], pa.string())})
+    listed = _listed(raw, "users", "user_id", listed)
+    known = pa.table({"user_id": listed["user_id"], "place": np.arange(listed.num_rows)})
+    work.load("known_users", known)
+    logged = work.arrow(
+        f"SELECT id AS user_id, place FROM ({_logged_ids(raw, 'user_id')}) LEFT JOIN known_users ON id = user_id "
+        "ORDER BY place NULLS LAST, first"
+    )
+    numbers = pa.array(np.arange(1, logged.num_rows + 1), pa.int32())
+    work.load("numbered_users", pa.table({"user_id": logged["user_id"], "user": numbers}))
+    work.db.execute("CREATE TABLE user_map AS SELECT * FROM numbered_users")
+    if raw.users is not None:
+        without = logged["place"].null_count
+        idle = listed.num_rows - (logged.num_rows - without)
+        if without:
+            raw.notes.append(f"{without:,} users of the logs are not in the users table; they have no profile.")
+        if idle:
+            raw.notes.append(f"{idle:,} users of the users table did nothing and were left out.")
+    profile = {c: listed[c].take(logged["place"]) for c in listed.column_names if c != "user_id"}
+    return pa.table({"user": numbers, "user_id": logged["user_id"], **profile})
+
+
+def number_queries(raw: Raw) -> pa.Table | None:
+    """The queries table; `query_map` gives each text its number."""
+    work = raw.work
+    logs = ["events_ok", "shown_ok"] if raw.impressions is not None else ["events_ok"]
+    tables = [t for t in logs if "query" in work.types(t)]
+    if not tables:
+        return None
+    texts = " UNION ALL ".join(f"SELECT query FROM {t}" for t in tables)
+    work.db.execute(
+        "CREATE TABLE query_map AS SELECT query, CAST(row_number() OVER (ORDER BY query) AS INTEGER) AS number "
+        f"FROM (SELECT DISTINCT query FROM ({texts}) WHERE query IS NOT NULL)"
+    )
+    return work.arrow("SELECT number AS query, query AS text FROM query_map ORDER BY number")
+
+
+def number_requests(raw: Raw) -> pa.Table | None:
+    """The impressions table; `request_map` gives each (request_id, user) its number, in order of time.
+
+    What an impression does not say of its request (user, time, query), the event that followed from it may.
+    """
+    if raw.impressions is None:
+        return None
+    work = raw.work
+    has = work.types("shown_ok")
+    user = "u.user" if "user_id" in has else "NULL"
+    join = "LEFT JOIN user_map u ON u.user_id = s.user_id" if "user_id" in has else ""
+    told = "SELECT NULL AS request_id, NULL::INTEGER AS user, NULL::BIGINT AS ms, NULL AS query WHERE false"
+    linked = work.types("events_ok")
+    if "request_id" in linked:
+        told = (
+            "SELECT request_id, min(u.user) AS user, min(ms) AS ms, "
+            f"{'min(query)' if 'query' in linked else 'NULL'} AS query "
+            "FROM events_ok JOIN user_map u USING (user_id) WHERE request_id IS NOT NULL "
+            "GROUP BY 1 HAVING count(DISTINCT u.user) = 1"
+        )
+    work.db.execute(
+        f"CREATE TABLE shown_full AS SELECT s.request_id, coalesce({user}, t.user, 0) AS user, s.item_id, s.label, s.row, "
+        f"coalesce({'s.ms' if 'time' in has or not raw.has_time else 'NULL'}, t.ms) AS ms, "
+        f"coalesce({'s.query' if 'query' in has else 'NULL'}, t.query)::VARCHAR AS query, "
+        f"{'coalesce(s.position, 0)' if 'position' in has else '0'} AS position, "
+        f"{text('logged') if 'source' not in has else 's.source'} AS source "
+        f"FROM shown_ok s {join} LEFT JOIN ({told}) t ON t.request_id = s.request_id"
+    )
+    undated, first = work.rows("SELECT count(*), min(row) FROM shown_full WHERE ms IS NULL")[0]
+    if undated:
+        fix = "Give impressions a time, or an event with their request_id."
+        raw.refused.append(Refused("impression has no time", undated, tuple(raw.places("impressions", [first])), fix))
+    work.db.execute(
+        "CREATE TABLE request_map AS SELECT *, row_number() OVER (ORDER BY ms, first) AS request FROM ("
+        "SELECT request_id, user, min(ms) AS ms, min(query) AS query, min(row) AS first FROM shown_full "
+        "WHERE ms IS NOT NULL GROUP BY request_id, user)"
+    )
+    number, texts = "0", ""
+    if "query" in has or "query" in linked:
+        number, texts = "coalesce(q.number, 0)", "LEFT JOIN query_map q ON q.query = r.query"
+    return work.arrow(
+        f"SELECT r.request, r.user, r.ms AS ts_ms, CAST({number} AS INTEGER) AS query, "
+        "CAST(s.position AS SMALLINT) AS position, i.item, CAST(s.label AS TINYINT) AS label, s.source "
+        "FROM shown_full s JOIN item_map i ON i.item_id = s.item_id "
+        f"JOIN request_map r ON r.request_id = s.request_id AND r.user = s.user {texts} "
+        "WHERE s.ms IS NOT NULL ORDER BY r.request, s.position, s.row"
+    )

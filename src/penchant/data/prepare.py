@@ -1,0 +1,229 @@
+"""From a source's raw rows to a Store: checked, numbered densely, sorted, summed up.
+
+    store = prepare(read(MovieLens("ml-1m.zip", view="liked")), "stores/ml-1m-liked")
+
+Rows that cannot be used are refused, counted and shown with their place; with `strict` they are fatal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from penchant.data.numbering import number_items, number_queries, number_requests, number_users
+from penchant.data.schema import SOURCES
+from penchant.data.sources.raw import Check, Raw, Refused, sift, text
+from penchant.data.split import define_splits
+from penchant.data.store import Store, write_store
+from penchant.data.summary import manifest_entries, print_summary
+from penchant.errors import DataError, StoreError
+
+FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
+"""1990 and 2100: a time outside is a broken clock or a misread unit."""
+
+UNITS = {"seconds": 1e3, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6}
+
+
+def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console | None = None) -> Store:
+    """Check a source's rows and write them as a Store with its splits.
+
+    Users are numbered as the users table lists them, then as they first occur; items as the catalogue lists them, cold
+    ones included, then items that only the logs know. Equal times keep the source's order.
+
+    Args:
+        out: the Store's folder; it appears whole or not at all.
+        strict: refused rows are fatal.
+        console: where progress and the summary go; standard error if None.
+
+    Raises:
+        DataError: nothing usable is left, or rows were refused and `strict` is set.
+        StoreError: `out` exists, or another process is preparing it.
+    """
+    out = Path(out)
+    console = console or Console(stderr=True)
+    with _alone(out):
+        if out.exists():
+            raise StoreError("already exists", where=out, fix="Choose another --out, or remove it first.")
+        _remove_stale(out)
+        temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+        try:
+            with _steps(console, f"prepare {raw.name}", 6) as step:
+                step("checking")
+                _check(raw)
+                if strict and raw.refused:
+                    raise _fatal(raw.refused)
+                step("numbering")
+                items = number_items(raw)
+                users = number_users(raw)
+                queries = number_queries(raw)
+                step("requests")
+                impressions = number_requests(raw)
+                step("sorting events")
+                events = _events(raw)
+                step("writing")
+                write_store(
+                    temporary,
+                    name=raw.name,
+                    items=items,
+                    users=users,
+                    events=events,
+                    impressions=impressions,
+                    queries=queries,
+                    has_time=raw.has_time,
+                    meta=manifest_entries(raw, events),
+                )
+                step("splits")
+                define_splits(Store(temporary))
+                temporary.replace(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raw.work.close()
+    store = Store(out)
+    print_summary(store, console)
+    return store
+
+
+def _check(raw: Raw) -> None:
+    """Keep good rows as tables `events_ok` and `shown_ok`, with `ms` in milliseconds."""
+    missing = "Every event needs a user_id, an item_id and a time." if raw.has_time else ""
+    present = [
+        Check(f"{c} is missing", f"{c} IS NULL", c, missing or "Every event needs a user_id and an item_id.")
+        for c in ("user_id", "item_id")
+    ]
+    _as_ms(raw, raw.events, "events_ms", raw.has_time)
+    sift(raw, "events", "events_ms", [*present, *(_time_checks() if raw.has_time else ())], "events_ok")
+    if raw.work.value("SELECT count(*) FROM events_ok") == 0:
+        why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "the file has no rows"
+        samples = [s for r in raw.refused for s in r.samples][:1]
+        raise DataError(f"no usable event ({why})", where=samples[0] if samples else raw.name)
+    if raw.impressions is None:
+        return
+    own_time = "time" in raw.work.types(raw.impressions)
+    _as_ms(raw, raw.impressions, "shown_ms", own_time)
+    has_source = "source" in raw.work.types(raw.impressions)
+    checks = [
+        Check("request_id is missing", "request_id IS NULL", "request_id", "Every impression needs a request_id."),
+        Check("item_id is missing", "item_id IS NULL", "item_id", "Every impression needs an item_id."),
+        Check("label is not 0 or 1", "label IS NULL OR label NOT IN (0, 1)", "label", "1 = clicked, 0 = not."),
+        *(_time_checks() if own_time else ()),
+    ]
+    if has_source:
+        allowed = ", ".join(text(s) for s in SOURCES)
+        checks.append(Check("unknown source", f"source NOT IN ({allowed})", "source", f"One of {', '.join(SOURCES)}."))
+    sift(raw, "impressions", "shown_ms", checks, "shown_ok")
+
+
+def _time_checks() -> list[Check]:
+    return [
+        Check("time is missing", "time IS NULL", "time", "Every event needs a time."),
+        Check(
+            "time is not understood",
+            "ms IS NULL",
+            "time",
+            "Write seconds or milliseconds since 1970, or ISO 8601 text.",
+        ),
+        Check("time is before 1990 or after 2100", f"ms < {FIRST_MS} OR ms >= {LAST_MS}", "time", "Check the unit."),
+    ]
+
+
+def _as_ms(raw: Raw, table: str, view: str, has_time: bool) -> None:
+    """A view of `table` with `ms`: one unit for the column, told from its type and size."""
+    work = raw.work
+    if not has_time:
+        work.db.execute(f"CREATE VIEW {view} AS SELECT *, row AS ms FROM {table}")
+        return
+    kind = work.types(table)["time"]
+    if kind.startswith("TIMESTAMP") or kind == "DATE":
+        expression, unit = "epoch_ms(CAST(time AS TIMESTAMPTZ))", "timestamps"
+    else:
+        number = "TRY_CAST(time AS DOUBLE)"
+        numeric, given, middle = work.rows(
+            f"SELECT count({number}), count(time), median(abs({number})) FILTER (isfinite({number})) FROM {table}"
+        )[0]
+        if 2 * numeric >= given:
+            unit = next((u for u, limit in zip(UNITS, (1e11, 1e14, 1e17), strict=False) if (middle or 0) < limit), "")
+            unit = unit or "nanoseconds"
+            # Numbers beyond any date become NULL here, so that the cast to an integer cannot fail.
+            scaled = f"{number} * {UNITS[unit]}"
+            expression = f"CASE WHEN abs({scaled}) < 1e17 THEN CAST(round({scaled}) AS BIGINT) END"
+        else:
+            expression, unit = "epoch_ms(TRY_CAST(time AS TIMESTAMPTZ))", "ISO 8601 text (UTC where no zone is given)"
+    what = "Event" if view == "events_ms" else "Impression"
+    raw.notes.append(f"{what} times were read as {unit}.")
+    work.db.execute(f"CREATE VIEW {view} AS SELECT *, {expression} AS ms FROM {table}")
+
+
+def _events(raw: Raw) -> pa.Table:
+    """The events table, in the Store's order."""
+    has = raw.work.types("events_ok")
+    query, request, joins = "0", "0", ""
+    if "query" in has:
+        query, joins = "coalesce(q.number, 0)", "LEFT JOIN query_map q ON q.query = e.query"
+    if raw.impressions is not None and "request_id" in has:
+        request = "coalesce(r.request, 0)"
+        joins += " LEFT JOIN request_map r ON r.request_id = e.request_id AND r.user = u.user"
+    action = "coalesce(e.action, 'click')" if "action" in has else "'click'"
+    return raw.work.arrow(
+        f"SELECT u.user, i.item, CAST({query} AS INTEGER) AS query, {action} AS action, e.ms AS ts_ms, "
+        f"CAST({request} AS BIGINT) AS request, e.row FROM events_ok e JOIN user_map u USING (user_id) "
+        f"JOIN item_map i USING (item_id) {joins} ORDER BY u.user, e.ms, e.row"
+    )
+
+
+def _fatal(refused: list[Refused]) -> DataError:
+    first = refused[0]
+    rows = sum(r.count for r in refused)
+    what = f"{first.reason} ({rows:,} rows refused in all, and --strict is set)"
+    return DataError(what, where=first.samples[0] if first.samples else None, fix=first.fix)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One process at a time prepares `out`. The lock goes with the process, however it ends."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.with_name(f"{out.name}.lock")
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The former holder may have removed the file between our opening and our locking it.
+            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                raise BlockingIOError
+        except BlockingIOError:
+            raise StoreError(
+                "another process is preparing it", where=out, fix="Wait, or choose another --out."
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what killed processes left beside `out`; whoever holds its lock is the only one at work on it."""
+    for path in out.parent.glob(f"{glob.escape(out.name)}.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _steps(console: Console, title: str, count: int) -> Iterator[Callable[[str], None]]:
+    """A progress line; the function it gives starts the next step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=count)
+        started = False
+
+        def step(what: str) -> None:
+            nonlocal started
+            progress.update(task, advance=int(started), description=f"{title}: {what}")
+            started = True
+
+        yield step

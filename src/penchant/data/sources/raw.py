@@ -1,0 +1,166 @@
+"""What a source yields: a user's data with the shop's own ids and times, not yet checked, and what is wrong with it.
+
+The large tables live in a DuckDB workspace on disk, so that twenty million rows need no more memory than two.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+SAMPLES = 3
+"""How many refused rows of each reason are shown."""
+
+MEMORY = "1GB"
+"""What DuckDB may hold in memory; beyond it, it sorts and joins on disk."""
+
+Locate = Callable[[Sequence[int]], list[str]]
+"""Names the places of rows, given their numbers: "ratings.dat line 17"."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Rows that were left out for one reason.
+
+    Attributes:
+        reason: "item_id is missing".
+        count: how many.
+        samples: the first few, as "ratings.dat line 17: timestamp = 'yesterday'".
+        fix: what to do about them.
+    """
+
+    reason: str
+    count: int
+    samples: tuple[str, ...]
+    fix: str = ""
+
+
+class Workspace:
+    """A DuckDB database in a temporary folder; both go when it is closed or forgotten."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="penchant-", ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
+        self.db = duckdb.connect(str(self.folder / "work.duckdb"))
+        self.db.execute(f"SET memory_limit = '{MEMORY}'")
+        self.db.execute(f"SET temp_directory = {text(self.folder / 'spill')}")
+        self.db.execute("SET TimeZone = 'UTC'")
+        self.db.execute("SET enable_progress_bar = false")
+
+    def arrow(self, query: str) -> pa.Table:
+        """The result of a query as an Arrow table."""
+        return self.db.sql(query).to_arrow_table()
+
+    def rows(self, query: str) -> list[tuple]:
+        """The result of a (small) query."""
+        return self.db.execute(query).fetchall()
+
+    def value(self, query: str) -> int:
+        """The one number a query gives."""
+        return self.rows(query)[0][0]
+
+    def load(self, name: str, table: pa.Table) -> None:
+        """Make an Arrow table visible to queries under `name`, without copying it."""
+        self.db.register(name, table)
+
+    def types(self, table: str) -> dict[str, str]:
+        """Column -> DuckDB type."""
+        return {row[0]: row[1] for row in self.rows(f"DESCRIBE {name(table)}")}
+
+    def close(self) -> None:
+        self.db.close()
+        self._folder.cleanup()
+
+
+@dataclass
+class Raw:
+    """A source's data, unchecked: `prepare` makes a Store of it.
+
+    Attributes:
+        name: the data's name in result files: "ml-1m-liked".
+        source: which source read it: "movielens".
+        work: the workspace that holds the large tables under the names given here.
+        events: table with user_id, item_id and row; time, action, query, request_id where known.
+            `row` numbers the source's rows in their order; `time` is text, a number or a timestamp.
+        impressions: table with request_id, item_id, label and row; user_id, time, query, position, source where known.
+            A request is the rows of one (user_id, request_id). None where nothing was logged.
+        items: item_id; title, text, category, category_path, image and columns of the source's own where known.
+            None where there is no catalogue.
+        users: user_id and profile columns.
+        has_time: False where the rows have an order but no time.
+        locate: for each table ("events", "impressions", "items", "users"), names the places of its rows.
+        view: which reading of the source this is, where it has several.
+        refused: rows the source could not read at all.
+        notes: what the source guessed or left out, in whole sentences.
+    """
+
+    name: str
+    source: str
+    work: Workspace
+    events: str = "raw_events"
+    impressions: str | None = None
+    items: pa.Table | None = None
+    users: pa.Table | None = None
+    has_time: bool = True
+    locate: dict[str, Locate] = field(default_factory=dict)
+    view: str | None = None
+    refused: list[Refused] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def places(self, table: str, rows: Sequence[int]) -> list[str]:
+        """Where rows of a table came from, for messages."""
+        if table in self.locate:
+            return self.locate[table](rows)
+        return [f"{table} row {row}" for row in rows]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One reason to refuse a row.
+
+    Attributes:
+        reason: as it is shown: "item_id is missing".
+        condition: SQL, true for a row to refuse.
+        column: whose value is shown.
+        fix: what the user can do.
+    """
+
+    reason: str
+    condition: str
+    column: str
+    fix: str
+
+
+def sift(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str) -> None:
+    """Create table `into` with the rows of `table` (a table or view with `row`) that pass; refuse the others.
+
+    Each refused row counts once, under the first check it fails. Refusals are appended to `raw.refused`.
+    """
+    work = raw.work
+    why = "CASE " + " ".join(f"WHEN {c.condition} THEN {i}" for i, c in enumerate(checks)) + " ELSE -1 END"
+    for number, count in work.rows(
+        f"SELECT {why} AS why, count(*) FROM {table} GROUP BY why HAVING why >= 0 ORDER BY why"
+    ):
+        check = checks[number]
+        first = work.rows(
+            f"SELECT row, CAST({check.column} AS VARCHAR) FROM {table} WHERE {why} = {number} ORDER BY row LIMIT {SAMPLES}"
+        )
+        places = raw.places(kind, [row for row, _ in first])
+        shown = tuple(f"{place}: {check.column} = {value!r}" for place, (_, value) in zip(places, first, strict=True))
+        raw.refused.append(Refused(check.reason, count, shown, check.fix))
+    work.db.execute(f"CREATE TABLE {into} AS SELECT * FROM {table} WHERE {why} = -1")
+
+
+def text(value: object) -> str:
+    """A value as an SQL text literal."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def name(value: str) -> str:
+    """A column or table name as an SQL identifier."""
+    return '"' + value.replace('"', '""') + '"'
