@@ -7,7 +7,9 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("penchant", "beartype.beartype")
+from tests import shapes  # noqa: F401  (the hook below finds it by name)
+
+install_import_hook("penchant", "tests.shapes.check")
 
 import pytest  # noqa: E402
 

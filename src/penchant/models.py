@@ -1,7 +1,7 @@
 """Saving and loading any model: `model.safetensors` and `model.json`, nothing that could run code.
 
-Every model is built from its own frozen `Config` and the catalogue's `Sizes`; everything else about it (weights, counts,
-the items' categories) is in its state.
+Every model is built from its own frozen `Config` and the catalogue's `Sizes`; everything else about it (weights,
+counts, the items' categories) is in its state.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -98,6 +98,7 @@ class Scorer(ABC):
         """The same candidates with this stage's scores, best first, provenance kept."""
 
 
+@runtime_checkable
 class CatalogueScorer(Protocol):
     """A model that scores every item at once (counts, chains); `funnel/retrieve.py` makes a Retriever of it."""
 
@@ -108,6 +109,7 @@ class CatalogueScorer(Protocol):
         ...
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """A model that scores by dot product; `funnel/retrieve.py` makes a Retriever of it and an Index."""
 

@@ -1,0 +1,52 @@
+"""What the sequence models are trained with: a softmax over the catalogue, at every position of every history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penchant.data.batch import SequenceBatch
+from penchant.losses import full_softmax, sampled_softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxConfig:
+    """Full up to a catalogue size, sampled beyond."""
+
+    full_up_to_items: int = 30_000
+    """Largest catalogue that is scored whole."""
+    num_sampled: int = 8192
+    """Negatives drawn by popularity beyond that, shared by the batch; the batch's other targets come on top."""
+
+
+class SoftmaxObjective:
+    """Next item against the catalogue, one target per position.
+
+    Args:
+        counts: [I] how often each item occurs in the train window: what the sample is drawn by.
+    """
+
+    def __init__(self, config: SoftmaxConfig, counts: Tensor) -> None:
+        self.config = config
+        # Half by popularity, half uniform: popular items are the hard ones, and no item may be impossible.
+        known = torch.ones(len(counts))
+        known[0] = 0.0
+        self.probs = 0.5 * counts.float() / counts.sum().clamp(min=1) + 0.5 * known / known.sum()
+        self.shares = counts.float() / counts.sum().clamp(min=1)
+
+    def __call__(self, model: Any, batch: SequenceBatch) -> dict[str, Tensor]:
+        """{"softmax": mean cross-entropy in nats}. `model` has hidden, item_vectors and embed_items."""
+        hidden = model.hidden(batch.history)[batch.mask]
+        targets = batch.targets[batch.mask]
+        if model.num_items <= self.config.full_up_to_items:
+            return {"softmax": full_softmax(hidden, model.item_vectors(), targets)}
+        drawn = torch.multinomial(self.probs, self.config.num_sampled, replacement=True).to(targets.device)
+        candidates, inverse = torch.unique(torch.cat([targets, drawn]), return_inverse=True)
+        # Expected number of times an item is drawn, or is another position's target; in the sample if at least once.
+        expected = (self.config.num_sampled * self.probs + len(targets) * self.shares)[candidates.cpu()].to(hidden)
+        log_inclusion = torch.log(-torch.expm1(-expected))
+        index = inverse[: len(targets)]
+        return {"sampled_softmax": sampled_softmax(hidden, model.embed_items(candidates), log_inclusion, index)}

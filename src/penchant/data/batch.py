@@ -1,0 +1,110 @@
+"""Training batches of histories: a target at every position, no prefix ever expanded, hardly any padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from penchant.data.history import gather_ragged
+from penchant.data.split import Split
+from penchant.data.store import Store
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Pieces of histories and, for each action in them, the one that followed.
+
+    Attributes:
+        history: items, oldest first, 0 = padding at the end.
+        targets: the item after each action; 0 at padding.
+    """
+
+    history: Int[Tensor, "B S"]
+    targets: Int[Tensor, "B S"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "B S"]:
+        """True where there is a target."""
+        return self.targets > 0
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.mask.sum())
+
+    def to(self, device: torch.device) -> SequenceBatch:
+        return SequenceBatch(self.history.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceDataConfig:
+    """How histories become batches."""
+
+    max_len: int = 50
+    """Longest piece; a longer history is cut into pieces, anew at random places each epoch."""
+    batch_targets: int = 6400
+    """Targets in a batch, about; the number of histories in it follows from their lengths."""
+    newest_only: bool = False
+    """Only the newest `max_len` + 1 actions of a user train, as in most published code."""
+
+
+class SequenceBatches:
+    """The train window's histories as batches: `batch(step)` depends on the step and the seed alone.
+
+    Pieces of like length go together (sorted by length with 10 % jitter, so that the company changes every epoch), and
+    the batches are taken in random order.
+    """
+
+    def __init__(
+        self, store: Store, split: Split, config: SequenceDataConfig, seed: int, window: str = "train"
+    ) -> None:
+        if config.max_len < 1 or config.batch_targets < 1:
+            raise ValueError(f"max_len and batch_targets must be positive, got {config}")
+        self.store, self.config, self.seed = store, config, seed
+        starts, stops = split.starts(window), split.stops(window)
+        long_enough = stops - starts >= 2
+        self.starts, self.stops = starts[long_enough], stops[long_enough]
+        if config.newest_only:
+            self.starts = np.maximum(self.starts, self.stops - config.max_len - 1)
+        self.num_targets = int((self.stops - self.starts - 1).sum())
+        if not self.num_targets:
+            raise ValueError(f"no user has two events in window {window!r}")
+        # A batch holds at least the longest piece, so that none is ever empty.
+        self.steps_per_epoch = max(1, self.num_targets // max(config.batch_targets, config.max_len))
+        self._epoch = -1
+        self._pieces: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def batch(self, step: int) -> SequenceBatch:
+        """The batch of a step, counted from 0 through all epochs."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._pieces, self._epoch = self._plan(epoch), epoch
+        starts, ends = self._pieces[place]
+        rows = gather_ragged(self.store.event_item, starts, ends, self.config.max_len + 1).astype(np.int64)
+        lengths = ends - starts
+        history = rows[:, :-1].copy()
+        history[np.arange(history.shape[1]) >= (lengths - 1)[:, None]] = 0  # the newest action has no target
+        return SequenceBatch(torch.from_numpy(history), torch.from_numpy(rows[:, 1:].copy()))
+
+    def _plan(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each batch's pieces as (starts, ends) of event rows; a piece of n + 1 events has n targets."""
+        rng = np.random.default_rng([self.seed, epoch])
+        longest, targets = self.config.max_len, self.stops - self.starts - 1
+        # The first piece of a long history is of random length, the others are whole, the last is what is left.
+        first = np.where(targets > longest, rng.integers(1, longest + 1, len(targets)), targets)
+        others = -(-(targets - first) // longest)
+        user = np.repeat(np.arange(len(targets)), others + 1)
+        number = np.arange(len(user)) - np.repeat(np.cumsum(others + 1) - (others + 1), others + 1)
+        begin = np.where(number == 0, 0, first[user] + (number - 1) * longest)
+        starts = self.starts[user] + begin
+        ends = np.minimum(self.starts[user] + np.where(number == 0, first[user], begin + longest) + 1, self.stops[user])
+        lengths = ends - starts - 1
+        order = np.argsort(lengths * (1 + 0.1 * rng.random(len(lengths))))
+        starts, ends, lengths = starts[order], ends[order], lengths[order]
+        done = np.cumsum(lengths)
+        cuts = np.searchsorted(done, np.arange(1, self.steps_per_epoch) * done[-1] / self.steps_per_epoch)
+        batches = list(zip(np.split(starts, cuts), np.split(ends, cuts), strict=True))
+        return [batches[i] for i in rng.permutation(len(batches))]

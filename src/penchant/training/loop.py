@@ -1,0 +1,276 @@
+"""The training loop: one for every model, read top to bottom.
+
+A model, an objective, batches that are a pure function of the step, and a validation: that is all it knows. A run that
+was killed goes on from its last checkpoint to the very same weights (CPU, same number of threads).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from penchant.data.store import fingerprint
+from penchant.device import pick_device
+from penchant.errors import RunError
+from penchant.models import save_model
+from penchant.training.checkpoint import Progress, load_checkpoint, locked, save_checkpoint
+from penchant.training.optim import OptimConfig, build_optimizers, rate, set_rate
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What an objective reads. `num_targets` counts what is learned from, for the speed shown."""
+
+    @property
+    def num_targets(self) -> int: ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Batches by step: the same step gives the same batch in any process."""
+
+    steps_per_epoch: int
+
+    def batch(self, step: int) -> Any: ...
+
+
+Objective = Callable[[Any, Any], dict[str, Tensor]]
+Validate = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train, and what to do every so many steps."""
+
+    epochs: float = 20.0
+    """Passes over the training data; the number of steps follows."""
+    accumulate: int = 1
+    """Batches summed into one step."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluate_every: float = 1.0
+    """Epochs between validations."""
+    metric: str = "ndcg@10"
+    """The validation metric that decides which weights are kept and when to stop; higher is better."""
+    patience: int = 5
+    """Validations without a better one before training stops; 0 = never."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between checkpoints; 0 = after every step."""
+    tensorboard: bool = True
+    """Also write TensorBoard files."""
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run came to."""
+
+    steps: int
+    best_step: int
+    best: float | None
+    best_metrics: dict[str, float]
+    wall_seconds: float
+    cpu_seconds: float
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    config: TrainConfig,
+    run: Path,
+    validate: Validate | None = None,
+    *,
+    title: str = "training",
+    should_stop: Callable[[int], bool] = lambda step: False,
+) -> FitResult:
+    """Train `model` in place and leave the best weights in it and in `run`.
+
+    Args:
+        objective: (model, batch) -> named terms; the loss is their sum.
+        run: the run folder; a checkpoint in it is gone on from.
+        validate: called in evaluation mode; its metrics are logged and `config.metric` chooses.
+        should_stop: asked after each step; True ends the call as a kill would, without the closing words.
+
+    Raises:
+        RunError: the folder is in use or belongs to other settings, or the loss is not finite.
+    """
+    device = pick_device(config.device)
+    steps = max(1, round(config.epochs * batches.steps_per_epoch / config.accumulate))
+    eval_steps = max(1, round(config.evaluate_every * batches.steps_per_epoch / config.accumulate))
+    torch.manual_seed(config.seed)
+    model.to(device)
+    optimizers = build_optimizers(model, config.optim)
+    with locked(run):
+        _same_settings(run, model, config, steps)
+        progress = load_checkpoint(run, model, optimizers)
+        log = _Log(run, progress.step, tensorboard=config.tensorboard)
+        wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
+        targets = 0
+        stopped_early = _out_of_patience(progress, eval_steps, config)
+        with _Bar(title, steps, progress.step) as bar:
+            while progress.step < steps and not stopped_early:
+                model.train()
+                share = rate(progress.step, steps, config.optim)
+                set_rate(optimizers, share, config.optim)
+                terms: dict[str, float] = {}
+                for i in range(config.accumulate):
+                    batch = batches.batch(progress.step * config.accumulate + i).to(device)
+                    named = objective(model, batch)
+                    loss = torch.stack(list(named.values())).sum() / config.accumulate
+                    loss.backward()
+                    targets += batch.num_targets
+                    for name, value in named.items():
+                        terms[name] = terms.get(name, 0.0) + float(value.detach()) / config.accumulate
+                _step(model, optimizers, config.optim)
+                progress.step += 1
+                if not all(v == v and abs(v) != float("inf") for v in terms.values()):
+                    raise RunError(
+                        f"the loss is not finite at step {progress.step}: {terms}", where=run, fix="Lower optim.lr."
+                    )
+                now = time.perf_counter()
+                speed = targets / (now - wall)
+
+                # Every few steps: a line for people and files.
+                if progress.step % 10 == 0 or progress.step == steps:
+                    log.write(progress.step, {**terms, "lr_share": share, "targets_per_s": speed})
+                bar(progress, sum(terms.values()), speed)
+
+                # Every epoch or so: validate, keep the best weights.
+                if validate is not None and (progress.step % eval_steps == 0 or progress.step == steps):
+                    metrics = _validated(model, validate)
+                    log.write(progress.step, {f"valid/{k}": v for k, v in metrics.items()})
+                    if progress.best is None or metrics[config.metric] > progress.best:
+                        progress.best, progress.best_step, progress.best_metrics = (
+                            metrics[config.metric],
+                            progress.step,
+                            metrics,
+                        )
+                        save_model(model, run / "best")
+                    stopped_early = _out_of_patience(progress, eval_steps, config)
+
+                # Every minute or so: a checkpoint to go on from.
+                if now - saved >= config.checkpoint_every_s or progress.step == steps or stopped_early:
+                    progress.wall_seconds += time.perf_counter() - wall
+                    progress.cpu_seconds += time.process_time() - cpu
+                    save_checkpoint(run, model, optimizers, progress)
+                    wall, cpu, saved, targets = time.perf_counter(), time.process_time(), time.perf_counter(), 0
+                if should_stop(progress.step):
+                    break
+        log.close()
+        finished = progress.step >= steps or stopped_early
+        if finished and progress.best is not None:
+            model.load_state_dict(load_file(run / "best" / "model.safetensors"))
+        if finished:
+            save_model(model, run)
+        model.eval()
+    return FitResult(
+        progress.step,
+        progress.best_step,
+        progress.best,
+        progress.best_metrics,
+        progress.wall_seconds,
+        progress.cpu_seconds,
+    )
+
+
+def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], config: OptimConfig) -> None:
+    if config.clip:
+        dense = [p for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
+        torch.nn.utils.clip_grad_norm_(dense, config.clip)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _validated(model: nn.Module, validate: Validate) -> dict[str, float]:
+    """Validation leaves the random state as it was, so that how often one looks does not change what is learned."""
+    with torch.random.fork_rng(), torch.no_grad():
+        model.eval()
+        return validate()
+
+
+def _out_of_patience(progress: Progress, eval_steps: int, config: TrainConfig) -> bool:
+    waited = (progress.step - progress.best_step) // eval_steps
+    return bool(config.patience) and progress.best is not None and waited >= config.patience
+
+
+def _same_settings(run: Path, model: Any, config: TrainConfig, steps: int) -> None:
+    """A run folder belongs to one configuration; the first process states it."""
+    stated = fingerprint(
+        {"model": repr(model.config), "sizes": repr(model.sizes), "train": repr(config), "steps": steps}
+    )
+    path = run / "settings.fingerprint"
+    if path.is_file() and path.read_text() != stated:
+        raise RunError(
+            "this run was started with other settings or data",
+            where=run,
+            fix="Choose another --out, or remove the folder.",
+        )
+    path.write_text(stated)
+
+
+class _Log:
+    """metrics.jsonl (always) and TensorBoard; lines after the checkpoint one goes on from are dropped."""
+
+    def __init__(self, run: Path, step: int, *, tensorboard: bool) -> None:
+        path = run / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = path.open("a")
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items() if self._board else ():
+            assert self._board
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+class _Bar:
+    """A progress line: loss, best validation, targets a second, time left."""
+
+    def __init__(self, title: str, steps: int, done: int) -> None:
+        self._bar = ProgressBar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task(title, total=steps, completed=done, note="")
+
+    def __enter__(self) -> Callable[[Progress, float, float], None]:
+        self._bar.start()
+        return self.update
+
+    def update(self, progress: Progress, loss: float, speed: float) -> None:
+        best = "" if progress.best is None else f"best {progress.best:.4f} "
+        note = f"loss {loss:.3f} {best}{speed:,.0f} targets/s"
+        self._bar.update(self._task, completed=progress.step, note=note)
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()

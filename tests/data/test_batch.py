@@ -1,0 +1,71 @@
+"""Training batches: every target once an epoch, each after its own history, the same for the same step and seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penchant.data.batch import SequenceBatches, SequenceDataConfig
+from penchant.data.split import load_split
+from penchant.data.store import Store
+
+
+def _pairs(batches: SequenceBatches, epoch: int) -> Counter[tuple[int, int]]:
+    """Every (action, next action) pair an epoch trains."""
+    pairs: Counter[tuple[int, int]] = Counter()
+    for step in range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch):
+        batch = batches.batch(step)
+        pairs.update(zip(batch.history[batch.mask].tolist(), batch.targets[batch.mask].tolist(), strict=True))
+        assert torch.equal(batch.mask, batch.history > 0)
+        assert batch.history.shape[1] <= batches.config.max_len
+    return pairs
+
+
+@settings(deadline=None, max_examples=20)
+@given(max_len=st.integers(1, 40), batch_targets=st.integers(20, 400), epoch=st.integers(0, 3))
+def test_every_transition_of_the_window_trains_once_an_epoch(
+    store: Store, max_len: int, batch_targets: int, epoch: int
+) -> None:
+    split = load_split(store, "temporal-successive")
+    batches = SequenceBatches(store, split, SequenceDataConfig(max_len=max_len, batch_targets=batch_targets), seed=3)
+    expected: Counter[tuple[int, int]] = Counter()
+    for start, stop in zip(split.starts("train"), split.stops("train"), strict=True):
+        items = store.event_item[start:stop].tolist()
+        expected.update(pairwise(items))
+    assert _pairs(batches, epoch) == expected
+
+
+def test_batches_depend_on_step_and_seed_alone(store: Store) -> None:
+    split = load_split(store, "loo")
+    config = SequenceDataConfig(max_len=10, batch_targets=100)
+    a, b, other = (SequenceBatches(store, split, config, seed) for seed in (1, 1, 2))
+    late = a.batch(2 * a.steps_per_epoch + 1)
+    a.batch(0)
+    again = b.batch(2 * b.steps_per_epoch + 1)
+    assert torch.equal(late.history, again.history)
+    assert not torch.equal(late.history, other.batch(2 * other.steps_per_epoch + 1).history)
+
+
+def test_newest_only_keeps_the_last_actions(store: Store) -> None:
+    split = load_split(store, "loo")
+    batches = SequenceBatches(store, split, SequenceDataConfig(max_len=5, newest_only=True), seed=0)
+    lengths = split.stops("train") - split.starts("train")
+    assert batches.num_targets == np.minimum(lengths[lengths >= 2] - 1, 5).sum()
+
+
+def test_little_is_padding(store: Store) -> None:
+    split = load_split(store, "loo")
+    batches = SequenceBatches(store, split, SequenceDataConfig(max_len=40, batch_targets=100), seed=0)
+    masks = [batches.batch(s).mask for s in range(batches.steps_per_epoch)]
+    assert sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks) > 0.85
+
+
+def test_impossible_sizes_are_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        SequenceBatches(store, load_split(store, "loo"), SequenceDataConfig(max_len=0), seed=0)
