@@ -24,13 +24,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from penchant.data.history import Requests
+from penchant.data.split import Split
 from penchant.data.store import write_json
 from penchant.errors import ConfigError, RunError
-from penchant.funnel.features import Features
 from penchant.funnel.merge import merge_quota, merge_rrf
 from penchant.funnel.prerank import PreRanker
 from penchant.funnel.rank import Ranker
-from penchant.funnel.retrieve import retriever
+from penchant.funnel.retrieve import EmbeddingRetriever, ScoreRetriever, retriever
 from penchant.funnel.stages import Candidates, Retriever, Scorer
 from penchant.models import load_model
 
@@ -170,7 +170,7 @@ class Funnel:
 
     @torch.no_grad()
     def order(self, requests: Requests, items: Int[Tensor, "B K"]) -> Candidates:
-        """Given items (0 = none) in the ranker's order, as for a text search.
+        """Given items (0 = none) in the ranker's order, as for a text search; without a ranker, in the pre-ranker's.
 
         The channels run too, so that each item carries the provenance the ranker's features are made of; an item no
         channel found is ranked without. A request with no history keeps the order given.
@@ -179,7 +179,30 @@ class Funnel:
         found = [s.retrieve(requests, c.k) for c, s in zip(self.settings.channels, self.retrievers, strict=True)]
         given = torch.arange(items.shape[1], 0, -1, device=items.device).expand_as(items).float()
         candidates = _with_provenance(items, torch.where(items > 0, given, -torch.inf), found)
-        return _score(self.rank, requests, candidates, requests.lengths == 0)
+        return _score(self.rank or self.prerank, requests, candidates, requests.lengths == 0)
+
+    @property
+    def has_scorer(self) -> bool:
+        """False where lists keep the merged order."""
+        return self.prerank is not None or self.rank is not None
+
+    def with_exclude_seen(self, exclude_seen: bool) -> Funnel:
+        """The same models, leaving out seen items or not.
+
+        Raises:
+            ValueError: a channel that `funnel/retrieve.py` did not make.
+        """
+        if exclude_seen == self.settings.exclude_seen:
+            return self
+        sources: list[Retriever] = []
+        for source in self.retrievers:
+            if isinstance(source, EmbeddingRetriever):
+                sources.append(EmbeddingRetriever(source.name, source.model, source.index, exclude_seen=exclude_seen))
+            elif isinstance(source, ScoreRetriever):
+                sources.append(ScoreRetriever(source.name, source.model, exclude_seen=exclude_seen))
+            else:
+                raise ValueError(f"channel {source.name!r}: a {type(source).__name__} has no exclude_seen")
+        return Funnel(sources, self.prerank, self.rank, replace(self.settings, exclude_seen=exclude_seen))
 
     def _merge(self, lists: list[Candidates]) -> Candidates:
         settings = self.settings
@@ -262,10 +285,11 @@ class _Clock:
         self._last = now
 
 
-def save_settings(settings: FunnelSettings, folder: Path) -> None:
-    """Write `funnel.json`."""
+def save_settings(settings: FunnelSettings, folder: Path, split: Split | None = None) -> None:
+    """Write `funnel.json`, with the split the models were trained on, so that an export can name and check it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS, asdict(settings))
+    trained_on = {"split": split.name, "fingerprint": split.fingerprint} if split else None
+    write_json(folder / SETTINGS, {**asdict(settings), "trained_on": trained_on})
 
 
 def load_settings(folder: Path) -> FunnelSettings:
@@ -279,6 +303,7 @@ def load_settings(folder: Path) -> FunnelSettings:
         raise RunError("no funnel here", where=folder, fix="Train one with `penchant train`.")
     try:
         saved: dict[str, Any] = json.loads(path.read_text())
+        saved.pop("trained_on", None)
         return FunnelSettings(**{**saved, "channels": tuple(ChannelSettings(**c) for c in saved["channels"])})
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"damaged or of another version ({error})", where=path, fix="Train it again.") from error
@@ -298,7 +323,7 @@ def load_funnel(folder: Path) -> Funnel:
     prerank, rank = folder / "prerank", folder / "rank"
     return Funnel(
         retrievers,
-        PreRanker(load_model(prerank), Features.load(prerank)) if prerank.is_dir() else None,
-        Ranker(load_model(rank), Features.load(rank)) if rank.is_dir() else None,
+        PreRanker.load(prerank) if prerank.is_dir() else None,
+        Ranker.load(rank) if rank.is_dir() else None,
         settings,
     )
