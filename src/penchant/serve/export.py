@@ -1,0 +1,169 @@
+"""From a run folder and its Store to a bundle (bundle.py says what is in one).
+
+Models are loaded and saved anew, so what a run keeps beside them (objectives, optimizer state, checkpoints, metrics)
+cannot slip into a bundle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from penchant.data.split import load_split
+from penchant.data.store import Store, fingerprint, sha256, write_json
+from penchant.errors import BundleError, RunError
+from penchant.funnel.features import Features
+from penchant.funnel.pipeline import SETTINGS, FunnelSettings, load_settings
+from penchant.models import load_model, save_model
+from penchant.serve.bundle import FORMAT, MANIFEST, Bundle
+
+THUMBNAIL = (96, 144)
+"""Largest width and height of a picture in a bundle, in pixels."""
+
+
+def export(run: str | Path, store: Store, out: str | Path) -> Bundle:
+    """Write what serving needs of a run to a new folder, complete or not at all, and load it once as a check.
+
+    Histories are the last `max_history` actions of each user in the whole Store: all that was known at export.
+
+    Args:
+        run: folder with `funnel.json`, `channels/`, and `prerank/` and `rank/` where the funnel has them.
+        store: the Store the run was trained on.
+
+    Raises:
+        BundleError: `out` exists.
+        RunError: the run lacks a file, has a damaged one, or was trained on another Store.
+    """
+    run, out = Path(run), Path(out)
+    if out.exists():
+        raise BundleError("already exists", where=out, fix="Choose another --out, or remove it first.")
+    settings = load_settings(run)
+    trained_on = _trained_on(run, store)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        shutil.copy(run / SETTINGS, temporary / SETTINGS)
+        _write_models(run, temporary, settings, store)
+        _write_histories(store, temporary, settings.max_history)
+        pq.write_table(store.table("items", ["item_id", "title", "text", "category_path"]), temporary / "items.parquet")
+        pq.write_table(store.table("users", ["user_id"]), temporary / "users.parquet")
+        num_thumbnails, num_unreadable = _write_thumbnails(store, temporary)
+        manifest = {
+            "format": FORMAT,
+            "store": {"name": store.name, "fingerprint": store.fingerprint},
+            "split": trained_on,
+            "synthetic": bool(store.manifest.get("synthetic", False)),
+            "counts": {
+                "items": store.num_items,
+                "users": store.num_users,
+                "thumbnails": num_thumbnails,
+                "unreadable_pictures": num_unreadable,
+            },
+            "versions": {name: version(name) for name in ("penchant", "torch", "numpy", "safetensors", "pyarrow")},
+            "files": {
+                file.relative_to(temporary).as_posix(): {"sha256": sha256(file), "bytes": file.stat().st_size}
+                for file in sorted(temporary.rglob("*"))
+                if file.is_file()
+            },
+        }
+        write_json(temporary / MANIFEST, {**manifest, "sha256": fingerprint(manifest)})
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Bundle.load(out)
+
+
+def _trained_on(run: Path, store: Store) -> dict[str, Any] | None:
+    """The split the run names, checked to be this Store's."""
+    trained_on = json.loads((run / SETTINGS).read_text()).get("trained_on")
+    if trained_on is not None and load_split(store, trained_on["split"]).fingerprint != trained_on["fingerprint"]:
+        raise RunError(
+            f"was trained on another Store than {store.path} (their splits {trained_on['split']!r} differ)",
+            where=run,
+            fix="Name the Store it was trained on.",
+        )
+    return trained_on
+
+
+def _write_models(run: Path, out: Path, settings: FunnelSettings, store: Store) -> None:
+    for channel in settings.channels:
+        _copy_model(run / "channels" / channel.name, out / "channels" / channel.name, store)
+    for stage in ("prerank", "rank"):
+        if (run / stage).is_dir():
+            _copy_model(run / stage, out / stage, store)
+            Features.load(run / stage).save(out / stage)
+
+
+def _copy_model(source: Path, target: Path, store: Store) -> None:
+    model = load_model(source)
+    if model.sizes.num_items != store.num_items:
+        raise RunError(
+            f"a model of {model.sizes.num_items} items, {store.path} has {store.num_items}",
+            where=source,
+            fix="Name the Store it was trained on.",
+        )
+    save_model(model, target)
+
+
+def _write_histories(store: Store, out: Path, max_len: int) -> None:
+    stops = store.user_indptr[1:]
+    starts = np.maximum(store.user_indptr[:-1], stops - max_len)
+    lengths = stops - starts
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    rows = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
+    np.save(out / "history_indptr.npy", indptr.astype(np.int64))
+    np.save(out / "history_items.npy", store.event_item[rows].astype(np.int32))
+    np.save(out / "history_ts_ms.npy", store.event_ts_ms[rows].astype(np.int64))
+
+
+def _write_thumbnails(store: Store, out: Path) -> tuple[int, int]:
+    """Shrink the items' pictures; those that cannot be read are left out. Returns how many were written, left out."""
+    sizes, unreadable = [0, 0], 0
+    pictures: list[bytes] = []
+    for encoded in _pictures(store):
+        small = _thumbnail(encoded) if encoded else b""
+        unreadable += small is None
+        pictures.append(small or b"")
+        sizes.append(len(pictures[-1]))
+    written = sum(map(bool, pictures))
+    if written:
+        np.save(out / "thumbnails.npy", np.frombuffer(b"".join(pictures), dtype=np.uint8))
+        np.save(out / "thumbnail_indptr.npy", np.cumsum(sizes).astype(np.int64))
+    return written, unreadable
+
+
+def _pictures(store: Store) -> Iterator[bytes | None]:
+    """Each item's encoded picture, a few hundred in memory at a time."""
+    with pq.ParquetFile(store.path / "items.parquet") as file:
+        for batch in file.iter_batches(batch_size=256, columns=["image"]):
+            yield from pa.Table.from_batches([batch])["image"].to_pylist()
+
+
+def _thumbnail(encoded: bytes) -> bytes | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(encoded))
+            picture.draft("RGB", (2 * THUMBNAIL[0], 2 * THUMBNAIL[1]))
+            picture = picture.convert("RGB")
+        picture.thumbnail(THUMBNAIL)
+        small = io.BytesIO()
+        picture.save(small, format="JPEG", quality=80)
+        return small.getvalue()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None

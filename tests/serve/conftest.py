@@ -1,0 +1,81 @@
+"""A run folder of small real models over the made-up market, and the bundle exported from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from penchant.baselines.ranking.din import DIN
+from penchant.baselines.retrieval.markov import Markov
+from penchant.baselines.retrieval.popularity import Popularity
+from penchant.baselines.retrieval.sasrec import SASRec
+from penchant.data.history import requests_before_events
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.funnel.features import Features
+from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, save_settings
+from penchant.funnel.prerank import LightTwoTower
+from penchant.funnel.retrieve import retriever
+from penchant.models import Sizes, save_model
+from penchant.serve.bundle import Bundle
+from penchant.serve.export import export
+
+NOW_MS = 1_800_000_000_000
+"""After every event of the made-up market."""
+
+SETTINGS = FunnelSettings(
+    channels=(
+        ChannelSettings(name="markov", k=30, quota=15),
+        ChannelSettings(name="sasrec", k=30, quota=15),
+        ChannelSettings(name="popularity", k=20, quota=10),
+    ),
+    merged_size=40,
+    preranked_size=20,
+    list_size=10,
+    max_history=25,
+)
+
+
+def make_run(store: Store, folder: Path, settings: FunnelSettings = SETTINGS) -> Path:
+    """Counted channels and untrained networks: their answers mean nothing and depend on every part."""
+    torch.manual_seed(0)
+    split = load_split(store, "funnel")
+    sizes = Sizes(num_items=store.num_items, num_categories=store.num_categories)
+    markov, popularity = Markov(Markov.Config(), sizes), Popularity(Popularity.Config(), sizes)
+    markov.fit(store, split)
+    popularity.fit(store, split)
+    channels = {"markov": markov, "sasrec": SASRec(SASRec.Config(), sizes), "popularity": popularity}
+    for name, model in channels.items():
+        save_model(model.eval(), folder / "channels" / name)
+    features = Features.fit(store, split, channels=tuple(c.name for c in settings.channels))
+    funnel = Funnel([retriever(name, model) for name, model in channels.items()], None, None, settings)
+    requests = requests_before_events(store, split.targets("rank")[:64], settings.max_history)
+    inputs = features(requests, funnel.run(requests).merged)
+    sizes = Sizes(num_items=store.num_items, num_categories=store.num_categories, num_features=inputs.features.shape[2])
+    scorers = {"prerank": LightTwoTower(LightTwoTower.Config(), sizes), "rank": DIN(DIN.Config(), sizes)}
+    for stage, model in scorers.items():
+        model.fit_inputs(features, [inputs])
+        save_model(model, folder / stage)
+        features.save(folder / stage)
+    save_settings(settings, folder, split)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(store, tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="session")
+def bundle_path(run_folder: Path, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only."""
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    export(run_folder, store, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_path: Path) -> Bundle:
+    return Bundle.load(bundle_path)
