@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
 
@@ -25,7 +24,7 @@ def _logged_ids(raw: Raw, column: str) -> str:
 def _listed(raw: Raw, kind: str, column: str, table: pa.Table) -> pa.Table:
     """A catalogue or users table without rows that have no id or repeat one."""
     work = raw.work
-    ids = pa.table({"row": np.arange(1, table.num_rows + 1), column: pc.utf8_trim_whitespace(table[column])})
+    ids = pa.table({"row": np.arange(1, table.num_rows + 1), column: table[column]})
     work.load("listed_ids", ids)
     work.db.execute(
         f"CREATE TABLE {kind}_listed AS SELECT row, nullif({column}, '') AS {column}, "
@@ -48,9 +47,8 @@ def number_items(raw: Raw) -> pa.Table:
     listed = _listed(raw, "items", "item_id", listed)
     known = pa.table({"item_id": listed["item_id"], "item": pa.array(np.arange(1, listed.num_rows + 1), pa.int32())})
     work.load("known_items", known)
-    new = work.arrow(
-        f"SELECT id AS item_id FROM ({_logged_ids(raw, 'item_id')}) ANTI JOIN known_items ON id = item_id ORDER BY first"
-    )
+    logged = _logged_ids(raw, "item_id")
+    new = work.arrow(f"SELECT id AS item_id FROM ({logged}) ANTI JOIN known_items ON id = item_id ORDER BY first")
     if new.num_rows and raw.items is not None:
         raw.notes.append(
             f"{new.num_rows:,} items of the logs are not in the catalogue (the first: {new['item_id'][0].as_py()!r}); "
@@ -69,17 +67,18 @@ def number_items(raw: Raw) -> pa.Table:
         columns["category"] = columns["category_path"]
     elif columns["category_path"].null_count == count:
         columns["category_path"] = columns["category"]
-    columns["category"] = _number_categories(columns["category"])
+    columns["category"] = _number_categories(raw, columns["category"])
     own = {c: padded[c] for c in padded.column_names if c not in columns}
     return pa.table({**columns, **own})
 
 
-def _number_categories(names: pa.ChunkedArray) -> pa.Array:
+def _number_categories(raw: Raw, names: pa.ChunkedArray) -> pa.ChunkedArray:
     """Dense numbers from 1 in order of name; 0 = none."""
-    column = pc.cast(names, pa.string())
-    distinct = pc.drop_null(pc.unique(column)).sort()
-    place = pc.index_in(column, value_set=distinct)
-    return pc.cast(pc.add(pc.fill_null(place, -1), 1), pa.int32())
+    raw.work.load("category_names", pa.table({"place": np.arange(len(names)), "name": names}))
+    return raw.work.arrow(
+        "SELECT CAST(CASE WHEN name IS NULL THEN 0 ELSE dense_rank() OVER (ORDER BY name NULLS LAST) END AS INTEGER) "
+        "AS number FROM category_names ORDER BY place"
+    )["number"]
 
 
 def number_users(raw: Raw) -> pa.Table:
@@ -143,10 +142,11 @@ def number_requests(raw: Raw) -> pa.Table | None:
             "GROUP BY 1 HAVING count(DISTINCT u.user) = 1"
         )
     work.db.execute(
-        f"CREATE TABLE shown_full AS SELECT s.request_id, coalesce({user}, t.user, 0) AS user, s.item_id, s.label, s.row, "
+        "CREATE TABLE shown_full AS SELECT s.request_id, s.item_id, s.clicked, s.row, "
+        f"coalesce({user}, t.user, 0) AS user, "
         f"coalesce({'s.ms' if 'time' in has or not raw.has_time else 'NULL'}, t.ms) AS ms, "
         f"coalesce({'s.query' if 'query' in has else 'NULL'}, t.query)::VARCHAR AS query, "
-        f"{'coalesce(s.position, 0)' if 'position' in has else '0'} AS position, "
+        f"{'coalesce(s.place, 0)' if 'position' in has else '0'} AS position, "
         f"{text('logged') if 'source' not in has else 's.source'} AS source "
         f"FROM shown_ok s {join} LEFT JOIN ({told}) t ON t.request_id = s.request_id"
     )
@@ -164,7 +164,7 @@ def number_requests(raw: Raw) -> pa.Table | None:
         number, texts = "coalesce(q.number, 0)", "LEFT JOIN query_map q ON q.query = r.query"
     return work.arrow(
         f"SELECT r.request, r.user, r.ms AS ts_ms, CAST({number} AS INTEGER) AS query, "
-        "CAST(s.position AS SMALLINT) AS position, i.item, CAST(s.label AS TINYINT) AS label, s.source "
+        "CAST(s.position AS SMALLINT) AS position, i.item, s.clicked AS label, s.source "
         "FROM shown_full s JOIN item_map i ON i.item_id = s.item_id "
         f"JOIN request_map r ON r.request_id = s.request_id AND r.user = s.user {texts} "
         "WHERE s.ms IS NOT NULL ORDER BY r.request, s.position, s.row"

@@ -30,6 +30,12 @@ from penchant.errors import DataError, StoreError
 FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
 """1990 and 2100: a time outside is a broken clock or a misread unit."""
 
+CLICKED = (
+    "CASE lower(CAST(label AS VARCHAR)) WHEN '1' THEN 1::TINYINT WHEN '1.0' THEN 1 WHEN 'true' THEN 1 "
+    "WHEN '0' THEN 0 WHEN '0.0' THEN 0 WHEN 'false' THEN 0 END"
+)
+"""SQL of an impression's label, however it is written; NULL if it is not one."""
+
 UNITS = {"seconds": 1e3, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6}
 
 
@@ -59,14 +65,14 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
             with _steps(console, f"prepare {raw.name}", 6) as step:
                 step("checking")
                 _check(raw)
-                if strict and raw.refused:
-                    raise _fatal(raw.refused)
                 step("numbering")
                 items = number_items(raw)
                 users = number_users(raw)
                 queries = number_queries(raw)
                 step("requests")
                 impressions = number_requests(raw)
+                if strict and raw.refused:
+                    raise _fatal(raw.refused)
                 step("sorting events")
                 events = _events(raw)
                 step("writing")
@@ -107,18 +113,23 @@ def _check(raw: Raw) -> None:
         raise DataError(f"no usable event ({why})", where=samples[0] if samples else raw.name)
     if raw.impressions is None:
         return
-    own_time = "time" in raw.work.types(raw.impressions)
-    _as_ms(raw, raw.impressions, "shown_ms", own_time)
-    has_source = "source" in raw.work.types(raw.impressions)
+    has = raw.work.types(raw.impressions)
+    _as_ms(raw, raw.impressions, "shown_timed", raw.has_time and "time" in has)
+    place = "TRY_CAST(position AS SMALLINT)" if "position" in has else "0"
+    raw.work.db.execute(f"CREATE VIEW shown_ms AS SELECT *, {place} AS place, {CLICKED} AS clicked FROM shown_timed")
     checks = [
         Check("request_id is missing", "request_id IS NULL", "request_id", "Every impression needs a request_id."),
         Check("item_id is missing", "item_id IS NULL", "item_id", "Every impression needs an item_id."),
-        Check("label is not 0 or 1", "label IS NULL OR label NOT IN (0, 1)", "label", "1 = clicked, 0 = not."),
-        *(_time_checks() if own_time else ()),
+        Check("label is not 0 or 1", "clicked IS NULL", "label", "1 = clicked, 0 = shown and not clicked."),
     ]
-    if has_source:
+    if "position" in has:
+        wrong = "position IS NOT NULL AND (place IS NULL OR place < 0)"
+        checks.append(Check("position is not a number from 1", wrong, "position", "Leave it empty where unknown."))
+    if "source" in has:
         allowed = ", ".join(text(s) for s in SOURCES)
         checks.append(Check("unknown source", f"source NOT IN ({allowed})", "source", f"One of {', '.join(SOURCES)}."))
+    if raw.has_time and "time" in has:
+        checks += _time_checks()
     sift(raw, "impressions", "shown_ms", checks, "shown_ok")
 
 

@@ -1,4 +1,4 @@
-"""MovieLens releases by name: from GroupLens over TLS with their checksum, or 100K from a wheel on the package index."""
+"""MovieLens by name: from GroupLens over TLS with its checksum, or 100K from a wheel on the package index."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ The layout is told from the files, not from the name. Archives are never unpacke
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 import shutil
 import zipfile
@@ -19,14 +17,15 @@ from typing import Literal
 import pyarrow as pa
 
 from penchant.data.sources.grouplens import NAMES, download
+from penchant.data.sources.movie_content import add_content
 from penchant.data.sources.raw import Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, read_delimited
 from penchant.errors import DataError
 
 GENRES_100K = (
-    "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|Mystery|"
-    "Romance|Sci-Fi|Thriller|War|Western"
-).split("|")
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
 """u.item's flags, in its order (u.genre)."""
 
 SMALLEST_CATEGORY = 20
@@ -81,7 +80,7 @@ def read(options: MovieLens) -> Raw:
         raise DataError(f"not a MovieLens release: found {found}", where=path, fix=fix)
     raw.notes[:0] = notes
     _apply_view(raw, options.view)
-    _add_content(raw, options)
+    add_content(raw, options.posters, options.abstracts)
     return raw
 
 
@@ -237,64 +236,3 @@ def _lines(
                     f"{len(values)} values instead of {width}: {line.strip()[:60]!r}", where=f"{name} line {number}"
                 )
             yield values
-
-
-def _add_content(raw: Raw, options: MovieLens) -> None:
-    """Text from genres and abstracts; images from posters."""
-    items = raw.items
-    assert items is not None
-    ids = items["item_id"].to_pylist()
-    abstracts = _read_abstracts(options.abstracts) if options.abstracts else {}
-    if options.abstracts:
-        raw.notes.append(f"{sum(i in abstracts for i in ids):,} of {len(ids):,} movies have an abstract.")
-    texts = []
-    for item, genres in zip(ids, items["genres"].to_pylist(), strict=True):
-        parts = [genres.replace("|", ", ") + "." if genres else "", first_sentences(abstracts.get(item, ""), 2)]
-        texts.append(" ".join(p for p in parts if p) or None)
-    items = items.append_column("text", pa.array(texts, pa.string()))
-    if options.posters:
-        posters = _read_posters(options.posters, set(ids))
-        raw.notes.append(f"{len(posters):,} of {len(ids):,} movies have a poster.")
-        items = items.append_column("image", pa.array([posters.get(i) for i in ids], pa.binary()))
-    raw.items = items
-
-
-def _read_abstracts(path: Path) -> dict[str, str]:
-    try:
-        content = path.read_bytes()
-        value = json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(
-            f"cannot be read ({error})", where=path, fix="--abstracts wants JSON: movie_id -> text."
-        ) from error
-    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise DataError("not an object of texts", where=path, fix="--abstracts wants JSON: movie_id -> text.")
-    return value
-
-
-def _read_posters(path: Path, ids: set[str]) -> dict[str, bytes]:
-    fix = "--posters wants a zip or folder of <movie_id>.jpg."
-    if path.is_dir():
-        return {p.stem: p.read_bytes() for p in sorted(path.glob("*.jpg")) if p.stem in ids}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            stems = {PurePosixPath(n).stem: n for n in archive.namelist() if n.endswith(".jpg")}
-            return {stem: archive.read(n) for stem, n in stems.items() if stem in ids}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot be read ({error})", where=path, fix=fix) from error
-
-
-_SHORT = re.compile(
-    r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Jr|Sr|St|vs|Inc|Ltd|Co|No|Vol|Prof|Gen|Lt|Col|Capt|U\.S|a\.k\.a|i\.e|e\.g))\.$"
-)
-
-
-def first_sentences(value: str, count: int) -> str:
-    """The first `count` sentences: a full stop after an initial or a common abbreviation ends none."""
-    value = " ".join(value.split())
-    for end in re.finditer(r"[.!?][\"')\]]*(?= [\"'(\[]?[A-Z0-9])", value):
-        if not _SHORT.search(value[: end.end()]):
-            count -= 1
-            if count == 0:
-                return value[: end.end()]
-    return value

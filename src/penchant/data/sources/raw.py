@@ -17,7 +17,7 @@ SAMPLES = 3
 """How many refused rows of each reason are shown."""
 
 MEMORY = "1GB"
-"""What DuckDB may hold in memory; beyond it, it sorts and joins on disk."""
+"""What DuckDB may hold in memory; beyond it, tables, sorts and joins go to disk."""
 
 Locate = Callable[[Sequence[int]], list[str]]
 """Names the places of rows, given their numbers: "ratings.dat line 17"."""
@@ -41,12 +41,12 @@ class Refused:
 
 
 class Workspace:
-    """A DuckDB database in a temporary folder; both go when it is closed or forgotten."""
+    """A DuckDB database that goes to a temporary folder when it outgrows `MEMORY`; the folder goes with it."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="penchant-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
-        self.db = duckdb.connect(str(self.folder / "work.duckdb"))
+        self.db = duckdb.connect()
         self.db.execute(f"SET memory_limit = '{MEMORY}'")
         self.db.execute(f"SET temp_directory = {text(self.folder / 'spill')}")
         self.db.execute("SET TimeZone = 'UTC'")
@@ -137,23 +137,28 @@ class Check:
 
 
 def sift(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str) -> None:
-    """Create table `into` with the rows of `table` (a table or view with `row`) that pass; refuse the others.
+    """Create view `into` of the rows of `table` (a table or view with `row`) that pass; refuse the others.
 
     Each refused row counts once, under the first check it fails. Refusals are appended to `raw.refused`.
     """
     work = raw.work
-    why = "CASE " + " ".join(f"WHEN {c.condition} THEN {i}" for i, c in enumerate(checks)) + " ELSE -1 END"
-    for number, count in work.rows(
-        f"SELECT {why} AS why, count(*) FROM {table} GROUP BY why HAVING why >= 0 ORDER BY why"
-    ):
+    why = "CASE " + " ".join(f"WHEN {c.condition} THEN {i}" for i, c in enumerate(checks)) + " END"
+    work.db.execute(
+        f"CREATE TABLE {into}_refused AS SELECT * FROM (SELECT row, {why} AS why FROM {table}) WHERE why IS NOT NULL"
+    )
+    counts = work.rows(f"SELECT why, count(*) FROM {into}_refused GROUP BY why ORDER BY why")
+    for number, count in counts:
         check = checks[number]
+        sample = f"SELECT row FROM {into}_refused WHERE why = {number} ORDER BY row LIMIT {SAMPLES}"
         first = work.rows(
-            f"SELECT row, CAST({check.column} AS VARCHAR) FROM {table} WHERE {why} = {number} ORDER BY row LIMIT {SAMPLES}"
+            f"SELECT row, CAST({check.column} AS VARCHAR) FROM {table} SEMI JOIN ({sample}) USING (row) ORDER BY row"
         )
         places = raw.places(kind, [row for row, _ in first])
         shown = tuple(f"{place}: {check.column} = {value!r}" for place, (_, value) in zip(places, first, strict=True))
         raw.refused.append(Refused(check.reason, count, shown, check.fix))
-    work.db.execute(f"CREATE TABLE {into} AS SELECT * FROM {table} WHERE {why} = -1")
+    work.db.execute(
+        f"CREATE VIEW {into} AS SELECT * FROM {table}" + (f" ANTI JOIN {into}_refused USING (row)" if counts else "")
+    )
 
 
 def text(value: object) -> str:

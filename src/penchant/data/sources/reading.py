@@ -1,14 +1,16 @@
-"""Delimited text files into the workspace: every value as text, every line that cannot be read counted and shown."""
+"""Delimited text into the workspace: every value as text, every line that cannot be read counted and shown."""
 
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO
 
 from penchant.data.sources.raw import SAMPLES, Locate, Refused, Workspace, name, text
+from penchant.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,25 @@ class Dialect:
     encoding: str = "utf-8"
 
 
+MULTILINE = 50
+"""A quoted value that goes on for more lines than this was never closed."""
+
+MOST = 1000
+"""Up to so many broken lines are no ground to doubt the whole file."""
+
+SWALLOWING = ("UNQUOTED VALUE", "LINE SIZE OVER MAXIMUM")
+"""Kinds of broken lines that may have taken whole ones with them."""
+
+REASONS = {
+    "MISSING COLUMNS": "too few values",
+    "TOO MANY COLUMNS": "too many values",
+    "UNQUOTED VALUE": "a quote that is not closed, or text after one that is",
+    "INVALID ENCODING": "letters that are not UTF-8",
+    "LINE SIZE OVER MAXIMUM": "a line over 2 MB, probably a quote that is not closed",
+}
+"""DuckDB's kinds of broken lines in plain words."""
+
+
 def read_delimited(
     work: Workspace, path: Path, table: str, columns: Sequence[str], dialect: Dialect, label: str
 ) -> tuple[list[Refused], Locate]:
@@ -37,55 +58,143 @@ def read_delimited(
         columns: names of the columns, all of them, in the file's order.
         label: how messages name the file.
     Returns: lines that are no rows (too few or too many values, broken quotes, wrong encoding), and where rows are.
+    Raises: DataError: most of the lines are no rows.
     """
-    db = work.db
-    db.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
-    types = ", ".join(f"{text(c)}: 'VARCHAR'" for c in columns)
-    options = (
-        f"auto_detect=false, columns={{{types}}}, header={str(dialect.header).lower()}, delim={text(dialect.delimiter)}, "
-        f"quote={text(dialect.quote)}, escape={text(dialect.quote)}, nullstr='', encoding={text(dialect.encoding)}, "
-        "store_rejects=true, rejects_limit=0"
-    )
-    db.execute(
-        f"CREATE OR REPLACE TABLE {name(table)} AS SELECT row_number() OVER () AS row, * "
-        f"FROM read_csv({text(path)}, {options})"
-    )
-    broken = work.rows(
-        "SELECT line, any_value(error_type), any_value(csv_line) FROM reject_errors GROUP BY line ORDER BY line"
-    )
+    fix = f"Each line needs {len(columns)} values."
+    broken = _load(work, path, table, columns, dialect, label)
     refused = []
-    for kind in dict.fromkeys(str(b[1]) for b in broken):
-        of_kind = [(line, content) for line, error, content in broken if str(error) == kind]
-        shown = tuple(f"{label} line {line}: {(content or '').strip()[:80]!r}" for line, content in of_kind[:SAMPLES])
-        reason = f"broken line ({kind.lower().replace('_', ' ')})"
-        refused.append(Refused(reason, len(of_kind), shown, f"Each line needs {len(columns)} values."))
-    lost = {int(b[0]) for b in broken}
+    if any(kind in SWALLOWING and (kind != "UNQUOTED VALUE" or "\n" in line) for _, kind, line in broken):
+        # One quote that is not closed takes all lines up to the next with it. They are not to be lost for it.
+        mended = work.folder / f"{table}.mended"
+        unclosed = _blank_unclosed(path, mended, dialect, len(columns))
+        if unclosed:
+            path = mended
+            broken = _load(work, path, table, columns, dialect, label)
+            shown = tuple(f"{label} line {number}: {line[:80]!r}" for number, line in unclosed[:SAMPLES])
+            refused.append(Refused("broken line: a quote that is not closed", len(unclosed), shown, fix))
+    lost = {record for record, *_ in broken}
+    for kind in dict.fromkeys(kind for _, kind, _ in broken):
+        of_kind = [(record, line) for record, error, line in broken if error == kind]
+        first = of_kind[:SAMPLES]
+        lines, _ = _lines_of(path, dialect, len(columns), set(), {record for record, _ in first}, lost)
+        shown = tuple(f"{label} line {lines.get(n, n)}: {line.partition(chr(10))[0][:80]!r}" for n, line in first)
+        refused.append(Refused(f"broken line: {REASONS.get(kind, kind.lower())}", len(of_kind), shown, fix))
 
     def locate(rows: Sequence[int]) -> list[str]:
-        lines = _lines_of(path, dialect, set(rows), lost)
+        _, lines = _lines_of(path, dialect, len(columns), set(rows), set(), lost)
         return [f"{label} line {lines[row]}" if row in lines else f"{label} row {row}" for row in rows]
 
     return refused, locate
 
 
-def _lines_of(path: Path, dialect: Dialect, rows: set[int], lost: set[int]) -> dict[int, int]:
-    """Line of each row. Only asked for the few that are shown: it reads the file up to the last of them."""
-    found: dict[int, int] = {}
+def _load(
+    work: Workspace, path: Path, table: str, columns: Sequence[str], dialect: Dialect, label: str
+) -> list[tuple[int, str, str]]:
+    """Read the file into `table`; returns record number, kind and text of what is no row."""
+    db = work.db
+    db.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
+    types = ", ".join(f"{text(c)}: 'VARCHAR'" for c in columns)
+    header = "true" if dialect.header else "false"
+    db.execute(
+        f"CREATE OR REPLACE TABLE {name(table)} AS SELECT row_number() OVER () AS row, * FROM read_csv({text(path)}, "
+        f"auto_detect=false, columns={{{types}}}, header={header}, delim={text(dialect.delimiter)}, "
+        f"quote={text(dialect.quote)}, escape={text(dialect.quote)}, nullstr='', encoding={text(dialect.encoding)}, "
+        "store_rejects=true, rejects_limit=0)"
+    )
+    count = work.value("SELECT count(DISTINCT line) FROM reject_errors")
+    if count > MOST and count > work.value(f"SELECT count(*) FROM {name(table)}"):
+        sample = work.rows("SELECT line, csv_line FROM reject_errors ORDER BY line LIMIT 1")[0]
+        what = (
+            f"most lines do not hold {len(columns)} values between {dialect.delimiter!r} ({count:,}): {sample[1]!r:.80}"
+        )
+        raise DataError(what, where=f"{label} line {sample[0]}", fix="Is it another format, or is its header cut?")
+    broken = work.rows(
+        "SELECT line, any_value(error_type), any_value(csv_line) FROM reject_errors GROUP BY line ORDER BY line"
+    )
+    return [(int(record), str(kind), (line or "").strip()) for record, kind, line in broken]
+
+
+def _blank_unclosed(path: Path, mended: Path, dialect: Dialect, width: int) -> list[tuple[int, str]]:
+    """Copy the file with blank lines for those that open a quote and do not close it; returns their numbers and text.
+
+    Blank, so that the lines after keep their numbers. Only quotes matter here, and they are the same in every encoding.
+    """
+    unclosed = []
+    with path.open(encoding="latin-1", newline="") as file, mended.open("w", encoding="latin-1", newline="") as out:
+        ahead = deque(islice(file, MULTILINE))
+        number = 1
+        while ahead:
+            length = 1
+            if dialect.quote in ahead[0]:
+                length = next(
+                    (n for n in range(1, len(ahead) + 1) if _closes(list(islice(ahead, n)), dialect, width)), 0
+                )
+            if not length:
+                line = ahead.popleft()
+                unclosed.append((number, line.strip()))
+                out.write(line[len(line.rstrip("\r\n")) :])
+            for _ in range(length):
+                out.write(ahead.popleft())
+            ahead.extend(islice(file, length or 1))
+            number += length or 1
+    return unclosed
+
+
+def _closes(lines: list[str], dialect: Dialect, width: int) -> bool:
+    """Whether these lines are one whole record; a single line of another width is left for the reader to refuse."""
+    try:
+        records = list(csv.reader(lines, delimiter=dialect.delimiter[0], quotechar=dialect.quote, strict=True))
+    except csv.Error as error:
+        return len(lines) == 1 and "unexpected end" not in str(error)
+    return len(lines) == 1 or (len(records) == 1 and len(records[0]) == width)
+
+
+def _lines_of(
+    path: Path, dialect: Dialect, width: int, rows: set[int], records: set[int], lost: set[int]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Lines of records and of rows.
+
+    A record may go over several lines; DuckDB counts records (blank ones and the header too), `row` those that are
+    rows. Only asked for the few that are shown, as it may have to read the file up to the last of them.
+    """
+    if _line_by_line(path, dialect, width):
+        of_row = {}
+        gone = sorted(lost)
+        for row in sorted(rows):
+            line = row + dialect.header
+            for record in gone:
+                line += record <= line
+            of_row[row] = line
+        return {record: record for record in records}, of_row
+    of_record, of_row = {}, {}
     row = -1 if dialect.header else 0
-    with _open_text(path, dialect.encoding) as file:
-        start = 1
+    encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
         reader = csv.reader(file, delimiter=dialect.delimiter[0], quotechar=dialect.quote) if dialect.quote else None
-        for values in reader or ((line.strip("\r\n"),) for line in file):
-            end = reader.line_num if reader else start
-            if any(values) and start not in lost:
-                row += 1
-                if row in rows:
-                    found[row] = start
-                    if len(found) == len(rows):
-                        break
-            start = end + 1
-    return found
+        start = 1
+        try:
+            for record, values in enumerate(reader or (line.strip("\r\n") for line in file), 1):
+                if record in records:
+                    of_record[record] = start
+                if (values or width == 1) and record not in lost:  # a blank line is a row only where rows are one value
+                    row += 1
+                    if row in rows:
+                        of_row[row] = start
+                if len(of_record) == len(records) and len(of_row) == len(rows):
+                    break
+                start = reader.line_num + 1 if reader else record + 1
+        except csv.Error:
+            pass  # A value too long for this reader: its row, and those after it, go by their number.
+    return of_record, of_row
 
 
-def _open_text(path: Path, encoding: str) -> IO[str]:
-    return path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, errors="replace", newline="")
+def _line_by_line(path: Path, dialect: Dialect, width: int) -> bool:
+    """Whether every line is a record: no quotes to run over lines, and no blank lines to be skipped."""
+    quote, before = dialect.quote.encode(), b""
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            joined = before + block
+            if (quote and quote in joined) or (width > 1 and (b"\n\n" in joined or b"\n\r\n" in joined)):
+                return False
+            before = joined[-2:]
+    return True

@@ -1,0 +1,95 @@
+"""Which of the user's columns is which: as mapped on the command line, or by the names such columns usually have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from penchant.data.sources.formats import Opened, choices
+from penchant.errors import DataError
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "user_id": ("user", "uid", "customer_id", "customer", "client_id", "visitor_id", "member_id", "account_id"),
+    "item_id": (
+        "item",
+        "iid",
+        "product_id",
+        "product",
+        "sku",
+        "asin",
+        "movie_id",
+        "article_id",
+        "news_id",
+        "content_id",
+    ),
+    "timestamp": ("ts", "time", "event_time", "datetime", "date", "created_at", "unix_time", "ts_ms", "timestamp_ms"),
+    "action": ("event_type", "event", "behavior", "behaviour", "behavior_type", "action_type"),
+    "query": ("search_term", "search_query", "search", "keywords", "q"),
+    "request_id": ("request", "impression_id", "search_id", "session_id", "session"),
+    "title": ("name", "product_name", "item_name", "product_title"),
+    "text": ("description", "desc", "body", "abstract", "summary", "product_description"),
+    "category": ("category_id", "cat", "genre", "genres", "department", "product_type"),
+    "category_path": ("categories", "taxonomy"),
+    "image": ("image_path", "image_file", "image_bytes", "picture", "photo", "poster", "thumbnail"),
+    "position": ("rank", "slot", "pos"),
+    "label": ("clicked", "click", "is_click", "is_clicked"),
+}
+"""Further names a column is known by; capitals, spaces and punctuation do not count."""
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "events": ("user_id", "item_id", "timestamp", "action", "query", "request_id"),
+    "items": ("item_id", "title", "text", "category", "category_path", "image"),
+    "impressions": ("request_id", "item_id", "label", "user_id", "timestamp", "query", "position"),
+    "users": ("user_id",),
+}
+"""What each table may hold; items and users keep their further columns as they came."""
+
+REQUIRED = {
+    "events": ("user_id", "item_id"),
+    "items": ("item_id",),
+    "impressions": ("request_id", "item_id", "label"),
+    "users": ("user_id",),
+}
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", column.lower())
+
+
+def find_columns(kind: str, table: Opened, mapping: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """Field -> the user's column, as mapped or guessed; guesses are noted."""
+    by_plain = {_plain(c): c for c in reversed(table.columns)}
+    taken = {c for f, c in mapping.items() if f in FIELDS[kind] and c in table.columns}
+    found, guessed = {}, []
+    for key in FIELDS[kind]:
+        if mapping.get(key) in table.columns:
+            found[key] = mapping[key]
+            continue
+        for alias in (key, *ALIASES[key]):
+            column = by_plain.get(_plain(alias))
+            if column is not None and column not in taken:
+                found[key] = column
+                taken.add(column)
+                if column != key:
+                    guessed.append(f"{column} as {key}")
+                break
+    for key in REQUIRED[kind]:
+        if key not in found:
+            wanted = f" (--columns says {mapping[key]!r})" if key in mapping else ""
+            fix = f"Say which it is: --columns {key}=COLUMN."
+            raise DataError(
+                f"no column {key}{wanted}; the columns are: {choices([*table.columns])}", where=table.label, fix=fix
+            )
+    if guessed:
+        notes.append(f"{table.label}: took {', '.join(guessed)}.")
+    return found
+
+
+def check_mapping(mapping: Mapping[str, str], opened: Mapping[str, Opened], found: Mapping[str, Mapping]) -> None:
+    """Every mapping must be of a known field and name a column of at least one table."""
+    for key, column in mapping.items():
+        if key not in ALIASES:
+            raise DataError(f"no field {key!r}", where="--columns", fix=f"Fields are: {', '.join(ALIASES)}.")
+        if not any(fields.get(key) == column for fields in found.values()):
+            have = "; ".join(f"{o.label}: {choices([*o.columns])}" for o in opened.values())
+            raise DataError(f"no column {column!r} for {key}", where="--columns", fix=f"The columns are: {have}.")

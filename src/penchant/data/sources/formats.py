@@ -1,0 +1,201 @@
+"""A file or an in-memory table of any supported format, opened as a table of the workspace with numbered rows."""
+
+from __future__ import annotations
+
+import csv
+import lzma
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from penchant.data.sources.raw import Locate, Refused, Workspace, name, text
+from penchant.data.sources.reading import Dialect, read_delimited
+from penchant.errors import DataError
+
+FORMATS = "CSV, TSV, Parquet, Arrow IPC or JSON lines, plain or compressed as .gz, .zst or .xz"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A table of the workspace, with `row` numbering its rows from 1.
+
+    Attributes:
+        label: how messages name it.
+        table: its name in the workspace.
+        columns: the user's column names -> SQL expressions over `table`.
+        textual: whether every value is text (CSV, JSON lines).
+        locate: names the places of rows.
+        refused: lines that are no rows.
+    """
+
+    label: str
+    table: str
+    columns: dict[str, str]
+    textual: bool
+    locate: Locate
+    refused: list[Refused] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_file(work: Workspace, path: Path, table: str, header: bool = True) -> Opened:
+    """Open a file of any of `FORMATS`, told from its first bytes and its name.
+
+    Args:
+        table: name to give it in the workspace.
+        header: whether a CSV or TSV file's first line names the columns; if not, they are named 1, 2, ...
+
+    Raises:
+        DataError: no such file, an empty one, or one that is not what its name says.
+    """
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*") if p.is_file())[:8] if path.parent.is_dir() else []
+        raise DataError("no such file", where=path, fix=f"Its folder has: {', '.join(near) or 'nothing'}.")
+    plain, suffix = _decompress(work, path, table)
+    with plain.open("rb") as file:
+        start = file.read(6)
+    if not start:
+        raise DataError("the file is empty", where=path)
+    try:
+        if start[:4] == b"PAR1":
+            return _open_parquet(work, plain, table, path.name)
+        if start == b"ARROW1":
+            with pa.memory_map(str(plain)) as source:
+                return open_arrow(work, pa.ipc.open_file(source).read_all(), table, path.name)
+        if suffix in (".arrow", ".arrows", ".ipc", ".feather"):
+            with pa.memory_map(str(plain)) as source:
+                return open_arrow(work, pa.ipc.open_stream(source).read_all(), table, path.name)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot be read ({error})", where=path, fix="Write it again.") from error
+    if suffix in (".parquet", ".pq"):
+        raise DataError("not a Parquet file", where=path, fix=f"Give {FORMATS}.")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError("is UTF-16 text", where=path, fix="Save it as UTF-8.")
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return _open_json(work, plain, table, path.name)
+    return _open_csv(work, plain, table, path.name, header, suffix)
+
+
+def open_arrow(work: Workspace, data: pa.Table, table: str, label: str) -> Opened:
+    """An Arrow table, without copying it."""
+    fields = [f"c{i}" for i in range(data.num_columns)]
+    renamed = data.rename_columns(fields).append_column("row", pa.array(np.arange(1, data.num_rows + 1)))
+    work.load(table, renamed)
+    columns = dict(zip(data.column_names, fields, strict=True))
+    return Opened(label, table, columns, False, lambda rows: [f"{label} row {row}" for row in rows])
+
+
+def _decompress(work: Workspace, path: Path, table: str) -> tuple[Path, str]:
+    """The plain file (in the workspace if it was compressed), and its suffix without the compression's."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    kinds: dict[bytes, Callable] = {
+        b"\x1f\x8b": partial(pa.input_stream, compression="gzip"),
+        b"\x28\xb5\x2f\xfd": partial(pa.input_stream, compression="zstd"),
+        b"\xfd7zXZ\x00": lzma.open,
+    }
+    for magic, opener in kinds.items():
+        if start.startswith(magic):
+            plain = work.folder / f"{table}.plain"
+            try:
+                with opener(str(path)) as source, plain.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                raise DataError(f"cannot be decompressed ({error})", where=path, fix="Copy it again.") from error
+            suffixes = path.suffixes
+            return plain, suffixes[-2].lower() if len(suffixes) > 1 else ""
+    return path, path.suffix.lower()
+
+
+def _open_parquet(work: Workspace, path: Path, table: str, label: str) -> Opened:
+    try:
+        names = [r[0] for r in work.rows(f"DESCRIBE SELECT * FROM read_parquet({text(path)})")]
+    except Exception as error:
+        # DuckDB has an exception of its own for every way a file can be damaged.
+        raise DataError(f"cannot be read ({str(error).splitlines()[0]})", where=label, fix="Write it again.") from error
+    chosen = "".join(f"{name(n)} AS c{i}, " for i, n in enumerate(names))
+    work.db.execute(
+        f"CREATE VIEW {table} AS SELECT {chosen}file_row_number + 1 AS row "
+        f"FROM read_parquet({text(path)}, file_row_number=true)"
+    )
+    columns = {n: f"c{i}" for i, n in enumerate(names)}
+    return Opened(label, table, columns, False, lambda rows: [f"{label} row {row}" for row in rows])
+
+
+def _open_csv(work: Workspace, path: Path, table: str, label: str, header: bool, suffix: str) -> Opened:
+    encoding, notes = _encoding(path), []
+    if encoding == "latin-1":
+        notes.append(f"{label} is not UTF-8 and was read as latin-1.")
+    with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, errors="replace", newline="") as file:
+        first = file.readline(1 << 20)
+    delimiter = "\t" if suffix == ".tsv" else max(",\t;|", key=first.count)
+    names = [n.strip() for n in next(csv.reader([first], delimiter=delimiter))] if first.strip() else []
+    if not header:
+        names = [str(i) for i in range(1, len(names) + 1)]
+    repeated = sorted({n for n in names if names.count(n) > 1})
+    if repeated or not names:
+        what = f"column {repeated[0]!r} occurs twice" if repeated else "the first line is blank"
+        raise DataError(
+            what, where=f"{label} line 1", fix="Name each column once in the first line, or give --no-header."
+        )
+    fields = [f"c{i}" for i in range(len(names))]
+    refused, locate = read_delimited(work, path, table, fields, Dialect(delimiter, '"', header, encoding), label)
+    return Opened(label, table, dict(zip(names, fields, strict=True)), True, locate, refused, notes)
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8 if any accent in the file is; latin-1 if there are accents and none of them is.
+
+    So one damaged line does not turn a file of UTF-8 into latin-1: it is refused like any other broken line.
+    """
+    foreign = False
+    with path.open("rb") as file:
+        while block := file.readlines(1 << 22):
+            if b"".join(block).isascii():
+                continue
+            for line in block:
+                try:
+                    if not line.isascii() and line.decode():
+                        return "utf-8"
+                except UnicodeDecodeError:
+                    foreign = True
+    return "latin-1" if foreign else "utf-8"
+
+
+def _open_json(work: Workspace, path: Path, table: str, label: str) -> Opened:
+    """JSON lines: one object a line. Values are read as text, so a value of another type is no surprise."""
+    lines = f"{table}_lines"
+    # A delimiter that JSON forbids in text, so that each line is one value.
+    refused, locate = read_delimited(work, path, lines, ["line"], Dialect("\x01", "", header=False), label)
+    first = work.rows(f"SELECT line FROM {lines} WHERE trim(line) <> '' ORDER BY row LIMIT 1")
+    if first and first[0][0].lstrip().startswith("[") and not first[0][0].rstrip().endswith("]"):
+        raise DataError("is one JSON array", where=label, fix="Write one object a line (JSON lines).")
+    work.db.execute(
+        f"CREATE VIEW {table} AS SELECT row, line FROM {lines} WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
+    )
+    broken = work.rows(
+        f"SELECT row, line, count(*) OVER () FROM {lines} WHERE trim(line) <> '' AND "
+        "(NOT json_valid(line) OR json_type(line) <> 'OBJECT') ORDER BY row LIMIT 3"
+    )
+    if broken:
+        shown = tuple(f"{p}: {b[1][:80]!r}" for p, b in zip(locate([b[0] for b in broken]), broken, strict=True))
+        refused.append(Refused("not a JSON object", broken[0][2], shown, "Each line is one JSON object."))
+    keys = work.rows(
+        f"SELECT key, min(row) FROM (SELECT row, unnest(json_keys(line)) AS key FROM {table} LIMIT 100000) "
+        "GROUP BY key ORDER BY 2, 1"
+    )
+    columns = {key: f"json_extract_string(line, {text(_json_path(key))})" for key, _ in keys}
+    return Opened(label, table, columns, True, locate, refused)
+
+
+def _json_path(key: str) -> str:
+    return '$."' + key.replace('"', '\\"') + '"'
+
+
+def choices(columns: Sequence[str]) -> str:
+    """The columns there are, for messages."""
+    return ", ".join(columns) or "none"

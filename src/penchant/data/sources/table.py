@@ -1,0 +1,213 @@
+"""The user's own logs: events, and where there are any items, impressions and users, from files or from tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from penchant.data.sources.columns import FIELDS, check_mapping, find_columns
+from penchant.data.sources.formats import Opened, choices, open_arrow, open_file
+from penchant.data.sources.images import load_images
+from penchant.data.sources.raw import Raw, Workspace, name
+from penchant.errors import DataError
+
+NO_ID = ("", "null", "none", "nan", "\\n", "<na>")
+"""What programs write where there is no id, in small letters: taken as an id it would be one enormous user."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Your own logs, as CSV, TSV, Parquet, Arrow or JSON lines, plain or .gz, .zst, .xz.
+
+    Example: penchant prepare table --events clicks.csv.gz --items products.parquet --columns user_id=customer
+    timestamp=when --out stores/shop
+    """
+
+    events: Path
+    """What users did: user_id, item_id; timestamp, action, query, request_id where known."""
+    items: Path | None = None
+    """The catalogue: item_id; title, text, category, category_path, image (a path or bytes); other columns are kept."""
+    impressions: Path | None = None
+    """What users were shown: request_id, item_id, label (1 clicked, 0 not); position, user_id, timestamp, query."""
+    users: Path | None = None
+    """Profiles: user_id and any other columns."""
+    columns: tuple[str, ...] = ()
+    """What your columns are called where the name cannot be guessed: user_id=customer item_id=sku timestamp=when."""
+    header: bool = True
+    """Whether the first line of a CSV names its columns; with --no-header they are called 1, 2, 3, ..."""
+    name: str = ""
+    """The data's name in results; the events file's if not given."""
+
+
+def read(options: Table) -> Raw:
+    """The user's files.
+
+    Raises:
+        DataError: a file is missing or of no known format, or lacks a column it needs.
+    """
+    mapping: dict[str, str] = {}
+    for pair in options.columns:
+        key, _, column = pair.partition("=")
+        if not column:
+            raise DataError(f"{pair!r} maps nothing", where="--columns", fix="Write user_id=customer item_id=sku.")
+        mapping[key] = column
+    work = Workspace()
+    paths = {k: getattr(options, k) for k in FIELDS if getattr(options, k) is not None}
+    opened = {k: open_file(work, Path(p).expanduser(), f"file_{k}", options.header) for k, p in paths.items()}
+    folder = options.items.expanduser().parent if options.items else Path()
+    return _assemble(work, opened, mapping, options.name or options.events.name.split(".")[0], folder)
+
+
+def from_tables(
+    events: Any,
+    items: Any = None,
+    impressions: Any = None,
+    users: Any = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    name: str = "tables",
+    image_folder: str | Path = ".",
+) -> Raw:
+    """The same from tables in memory: pandas, polars or Arrow, or whatever speaks Arrow's C stream.
+
+    Args:
+        columns: field -> column, where the name cannot be guessed: {"user_id": "customer"}.
+        image_folder: what image paths are relative to.
+
+    Raises:
+        DataError: a table lacks a column it needs, or is no table.
+    """
+    given = {"events": events, "items": items, "impressions": impressions, "users": users}
+    work = Workspace()
+    opened = {
+        k: open_arrow(work, _to_arrow(table, k), f"file_{k}", k) for k, table in given.items() if table is not None
+    }
+    return _assemble(work, opened, dict(columns or {}), name, Path(image_folder))
+
+
+def _to_arrow(table: Any, kind: str) -> pa.Table:
+    if isinstance(table, pa.Table):
+        return table
+    if hasattr(table, "to_arrow"):  # polars
+        return table.to_arrow()
+    if hasattr(table, "iloc"):  # pandas: its own stream would add the index as a column
+        return pa.Table.from_pandas(table, preserve_index=False)
+    if hasattr(table, "__arrow_c_stream__"):
+        return pa.table(table)
+    raise DataError(f"is a {type(table).__name__}", where=kind, fix="Give a pandas, polars or Arrow table.")
+
+
+def _assemble(
+    work: Workspace, opened: Mapping[str, Opened], mapping: Mapping[str, str], title: str, folder: Path
+) -> Raw:
+    raw = Raw(name=title, source="table", work=work, locate={k: o.locate for k, o in opened.items()})
+    found = {kind: find_columns(kind, table, mapping, raw.notes) for kind, table in opened.items()}
+    check_mapping(mapping, opened, found)
+    for table in opened.values():
+        raw.refused += table.refused
+        raw.notes += table.notes
+    raw.has_time = "timestamp" in found["events"]
+    if not raw.has_time:
+        raw.notes.append(
+            f"{opened['events'].label} has no time column (it has: {choices([*opened['events'].columns])}): "
+            "the order of its rows is the order of events."
+        )
+    _log_view(work, opened["events"], found["events"], "raw_events")
+    if "impressions" in opened:
+        _log_view(work, opened["impressions"], found["impressions"], "raw_shown")
+        raw.impressions = "raw_shown"
+        if "position" in found["impressions"]:
+            _from_one(raw)
+    if "items" in opened:
+        raw.items = _items(raw, opened["items"], found["items"], folder)
+    if "users" in opened:
+        raw.users = _kept(work, opened["users"], found["users"])
+    return raw
+
+
+def _id(work: Workspace, table: Opened, column: str) -> str:
+    """SQL of an id as text: trimmed, NULL where programs write that there is none, 7 and not 7.0."""
+    value = table.columns[column]
+    if not table.textual:
+        kind = work.types(table.table)[value]
+        if kind in ("DOUBLE", "FLOAT"):
+            # pandas turns a column of integers with gaps into floats.
+            whole = f"{value} = floor({value}) AND abs({value}) < 1e15"
+            value = f"CASE WHEN {whole} THEN CAST(CAST({value} AS BIGINT) AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
+    cleaned = f"trim(CAST({value} AS VARCHAR))"
+    none = ", ".join("'" + n + "'" for n in NO_ID)
+    return f"CASE WHEN lower({cleaned}) NOT IN ({none}) THEN {cleaned} END"
+
+
+def _log_view(work: Workspace, table: Opened, found: Mapping[str, str], view: str) -> None:
+    """A view of the log under the names `prepare` knows."""
+    parts = ["row"]
+    for key, column in found.items():
+        value = table.columns[column]
+        if key in ("user_id", "item_id", "request_id"):
+            parts.append(f"{_id(work, table, column)} AS {key}")
+        elif key == "timestamp":
+            parts.append(f"{value} AS time")
+        elif key in ("action", "query"):
+            parts.append(f"nullif(trim(CAST({value} AS VARCHAR)), '') AS {key}")
+        else:
+            parts.append(f"{value} AS {key}")
+    work.db.execute(f"CREATE VIEW {view} AS SELECT {', '.join(parts)} FROM {table.table}")
+
+
+def _from_one(raw: Raw) -> None:
+    """Positions that start at 0 are moved to start at 1, as 0 means unknown."""
+    if raw.work.value("SELECT min(TRY_CAST(position AS INTEGER)) FROM raw_shown") == 0:
+        moved = "TRY_CAST(position AS INTEGER) + 1 AS position"
+        raw.work.db.execute(f"CREATE VIEW raw_shown_from_one AS SELECT * REPLACE ({moved}) FROM raw_shown")
+        raw.impressions = "raw_shown_from_one"
+        raw.notes.append("Positions start at 0; 1 was added to each.")
+
+
+def _kept(work: Workspace, table: Opened, found: Mapping[str, str]) -> pa.Table:
+    """A table's known columns under their names, then its other columns as they came."""
+    parts = []
+    for key, column in found.items():
+        parts.append(f"{_id(work, table, column) if key.endswith('_id') else table.columns[column]} AS {key}")
+    others = [c for c in table.columns if c not in found.values()]
+    parts += [f"{table.columns[c]} AS {name(_own_name(c))}" for c in others]
+    return work.arrow(f"SELECT {', '.join(parts)} FROM {table.table} ORDER BY row")
+
+
+_RESERVED = ("item", "user", "item_id", "user_id", "title", "text", "category", "category_path", "image")
+
+
+def _own_name(column: str) -> str:
+    """A column of the user's own must not pass for one of the Store's."""
+    return f"own_{column}" if column.lower() in _RESERVED else column
+
+
+def _items(raw: Raw, table: Opened, found: Mapping[str, str], folder: Path) -> pa.Table:
+    items = _kept(raw.work, table, found)
+    for key in ("title", "text", "category", "category_path"):
+        if key in found:
+            texts = [_as_text(v) for v in items[key].to_pylist()]
+            items = items.set_column(items.column_names.index(key), key, pa.array(texts, pa.string()))
+    if "image" in found:
+        place = items.column_names.index("image")
+        images, refused = load_images(items["image"].to_pylist(), folder, table.locate)
+        raw.refused += refused
+        items = items.set_column(place, "image", images)
+    return items
+
+
+def _as_text(value: object) -> str | None:
+    """Text as it came; lists (also those of JSON) become levels: "Home > Garden"."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return value
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return " > ".join(str(v) for v in value) or None
+    return None if value is None else str(value).strip() or None
