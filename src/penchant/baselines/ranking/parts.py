@@ -1,0 +1,74 @@
+"""What mean pooling and DIN share, so that how the history is weighted is the one difference between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from penchant.funnel.features import Features, FeatureScale, RankInputs
+from penchant.layers import MLP, SPARSE_FROM_ITEMS, Dropout
+from penchant.models import Sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerConfig:
+    """Widths of a ranker that pools the history. The defaults are DIN's, but for the embeddings' widths."""
+
+    width: int = 32
+    """Of an item's own embedding."""
+    category_width: int = 8
+    hidden: int = 200
+    """Width of the last network's first inner layer."""
+    hidden_second: int = 80
+    """Width of its second inner layer."""
+    attention: int = 36
+    """Inner width of DIN's activation unit; mean pooling has none."""
+    dropout: float = 0.1
+    """Inside the last network."""
+    embedding_dropout: float = 0.3
+    """On the candidate's and the pooled embedding. Without it a ranker by item identity overfits after one epoch."""
+
+
+class ItemEmbedding(nn.Module):
+    """e = [embedding of the item, embedding of its category]; zero for 0. The categories are a buffer."""
+
+    category_of: Tensor
+
+    def __init__(self, config: RankerConfig, sizes: Sizes) -> None:
+        super().__init__()
+        sparse = sizes.num_items >= SPARSE_FROM_ITEMS
+        self.item = nn.Embedding(sizes.num_items + 1, config.width, padding_idx=0, sparse=sparse)
+        self.category = nn.Embedding(sizes.num_categories + 1, config.category_width, padding_idx=0)
+        self.register_buffer("category_of", torch.zeros(sizes.num_items + 1, dtype=torch.int64))
+        for table in (self.item, self.category):
+            nn.init.normal_(table.weight, std=0.05)
+            nn.init.zeros_(table.weight[0])
+
+    def forward(self, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
+        return torch.cat([self.item(items), self.category(self.category_of[items])], dim=-1)
+
+
+class RankerBody(nn.Module):
+    """Embeddings before the pooling, and the last network after it: MLP([v, e, v * e, scaled features])."""
+
+    def __init__(self, config: RankerConfig, sizes: Sizes) -> None:
+        super().__init__()
+        width = config.width + config.category_width
+        self.embed = ItemEmbedding(config, sizes)
+        self.scale = FeatureScale(sizes.num_features)
+        self.dropout = Dropout(config.embedding_dropout)
+        self.mlp = MLP(3 * width + sizes.num_features, config.hidden, config.hidden_second, 1, dropout=config.dropout)
+
+    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
+        """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
+        self.embed.category_of.copy_(features.item_category)
+        self.scale.fit(batches)
+
+    def forward(
+        self, pooled: Float[Tensor, "B K D"], candidates: Float[Tensor, "B K D"], features: Float[Tensor, "B K F"]
+    ) -> Float[Tensor, "B K"]:
+        pooled, candidates = self.dropout(pooled), self.dropout(candidates)
+        return self.mlp(torch.cat([pooled, candidates, pooled * candidates, self.scale(features)], dim=2))[..., 0]

@@ -1,0 +1,226 @@
+"""Batches of impressions for pointwise rankers, and scores of a window's impressions to judge them by.
+
+`batch(step)` is a pure function of the step and the seed, so a killed run goes on with the very next batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from penchant.data.history import make_requests
+from penchant.data.split import Split
+from penchant.data.store import Store
+from penchant.errors import StoreError
+from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.rank import judging
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """Requests, the items to score for each, and what came of them.
+
+    Attributes:
+        labels: 1 clicked, 0 not; 0 in empty slots.
+    """
+
+    inputs: RankInputs
+    labels: Float[Tensor, "B K"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "B K"]:
+        """True at real items."""
+        return self.inputs.mask
+
+    @property
+    def num_targets(self) -> int:
+        """Real items: what is learned from."""
+        return int(self.mask.sum())
+
+    def to(self, device: torch.device | str) -> RankBatch:
+        return RankBatch(self.inputs.to(device), self.labels.to(device))
+
+
+class BatchPlan:
+    """Which rows form a batch: rows of like size together, newly mixed each epoch, batches in random order.
+
+    Rows fall into buckets by width and by history length, each rounded up to a power of two. An epoch shuffles rows
+    within their bucket, so the number of batches, and what each may cost, is the same in every epoch.
+
+    Args:
+        widths: int [N], items of each row.
+        lengths: int [N], actions in each row's history.
+        cells: bound of rows times (rounded) width in a batch; a batch has at least one row.
+    """
+
+    def __init__(self, widths: np.ndarray, lengths: np.ndarray, cells: int, seed: int) -> None:
+        self._seed = seed
+        rounded = np.minimum(_power_of_two(widths), widths.max(initial=1))
+        self._bucket = rounded * 64 + np.log2(_power_of_two(lengths)).astype(np.int64)
+        in_order = np.sort(rounded)
+        starts = [0]
+        while (start := starts[-1]) < len(in_order):
+            # The bound of the widest row decides; widths ascend, so the last row that may join is the widest.
+            inside = in_order[start : start + cells]
+            fits = np.arange(1, len(inside) + 1) * inside <= cells
+            starts.append(start + max(1, int(fits.sum())))
+        self._starts = np.array(starts)
+        self.steps_per_epoch = len(starts) - 1
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def rows(self, step: int) -> np.ndarray:
+        """int64 [B]: the rows of this step's batch."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng((self._seed, epoch))
+            rows = np.lexsort((rng.random(len(self._bucket)), self._bucket))
+            self._epoch = (epoch, rows, rng.permutation(self.steps_per_epoch))
+        _, rows, batches = self._epoch
+        start, stop = self._starts[batches[place] : batches[place] + 2]
+        return rows[start:stop]
+
+    def in_order(self) -> Iterator[np.ndarray]:
+        """Every row once, in batches of the same bounds, never shuffled."""
+        rows = np.argsort(self._bucket, kind="stable")
+        for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True):
+            yield rows[start:stop]
+
+
+class ImpressionBatches:
+    """What one window's users were shown, by request: items and clicks, with the history strictly before the request.
+
+    A request with more than `max_items` impressions is cut into pieces of that many, each a row of its own, so that
+    one long list does not pad the rest. Queries are not passed on: no ranker here reads them.
+
+    Args:
+        cells: bound of impressions and padding in a batch.
+
+    Raises:
+        StoreError: the Store has no impressions in the window, or the split no times.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        split: Split,
+        window: str,
+        features: Features,
+        *,
+        cells: int = 4096,
+        max_items: int = 64,
+        seed: int = 0,
+    ) -> None:
+        requests = split.requests(store, window)
+        if not len(requests):
+            raise StoreError(
+                f"no impressions in window {window!r} of split {split.name!r}",
+                where=store.path,
+                fix="A ranker needs what was shown and not clicked: prepare the Store with impressions.",
+            )
+        self._store, self._features = store, features
+        first, stop = store.request_indptr[requests - 1], store.request_indptr[requests]
+        pieces = -(-(stop - first) // max_items)
+        row = np.repeat(np.arange(len(requests)), pieces)
+        nth = np.arange(len(row)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        self._first = first[row] + nth * max_items
+        self._count = np.minimum(stop[row] - self._first, max_items)
+        self.requests = requests[row]
+        """int64 [N]: the request of each row (piece)."""
+        self._users = store.request_user[self.requests].astype(np.int64)
+        self._times = store.request_ts_ms[self.requests]
+        self._ends = ends_before(store, self._users, self._times)
+        lengths = np.minimum(self._ends - store.user_indptr[self._users], features.max_len)
+        self._plan = BatchPlan(self._count, lengths, cells, seed)
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        self.num_impressions = int(self._count.sum())
+
+    def batch(self, step: int) -> RankBatch:
+        """The batch of a step, counted from 0 over all epochs."""
+        return self._make(self._plan.rows(step))[0]
+
+    def in_order(self) -> Iterator[tuple[RankBatch, np.ndarray]]:
+        """Every impression once, never shuffled, with its row in the Store's impressions, int64 [B, K]; -1 = empty."""
+        for rows in self._plan.in_order():
+            yield self._make(rows)
+
+    def _make(self, rows: np.ndarray) -> tuple[RankBatch, np.ndarray]:
+        store, users = self._store, self._users[rows]
+        requests = make_requests(
+            users,
+            self._times[rows],
+            store.event_item,
+            store.event_ts_ms,
+            store.user_indptr[users],
+            self._ends[rows],
+            self._features.max_len,
+        )
+        count = self._count[rows, None]
+        place = np.arange(count.max())
+        real = place < count
+        shown = np.where(real, self._first[rows, None] + place, -1)
+        items = torch.from_numpy(np.where(real, store.impression_item[shown], 0).astype(np.int64))
+        labels = torch.from_numpy(np.where(real, store.impression_label[shown], 0).astype(np.float32))
+        return RankBatch(self._features.of_items(requests, items), labels), shown
+
+
+@dataclass(frozen=True)
+class ImpressionScores:
+    """A model's logits of a window's impressions, in the Store's order.
+
+    Attributes:
+        scores: float32 [N].
+        labels: int8 [N], 1 clicked.
+        requests, users: int64 [N].
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    requests: np.ndarray
+    users: np.ndarray
+
+
+def evaluate_impressions(
+    model: nn.Module, features: Features, store: Store, split: Split, window: str, cells: int = 8192
+) -> ImpressionScores:
+    """Score every impression of a window once; the order and the batches change nothing.
+
+    Raises:
+        StoreError: the Store has no impressions in the window, or the split no times.
+    """
+    batches = ImpressionBatches(store, split, window, features, cells=cells)
+    device = next(model.parameters()).device
+    rows, scores = [], []
+    with judging(model):
+        for batch, shown in batches.in_order():
+            rows.append(shown[shown >= 0])
+            scores.append(model(batch.inputs.to(device)).cpu().numpy()[shown >= 0])
+    row = np.concatenate(rows)
+    order = np.argsort(row)
+    row = row[order]
+    requests = np.searchsorted(store.request_indptr, row, side="right")
+    return ImpressionScores(
+        scores=np.concatenate(scores)[order],
+        labels=store.impression_label[row],
+        requests=requests,
+        users=store.request_user[requests].astype(np.int64),
+    )
+
+
+def ends_before(store: Store, users: np.ndarray, times_ms: np.ndarray) -> np.ndarray:
+    """int64 [B]: the row after each user's last event strictly before a time. One binary search for all at once."""
+    low, high = store.user_indptr[users], store.user_indptr[users + 1]
+    while (unsure := low < high).any():
+        middle = (low + high) // 2
+        before = unsure & (store.event_ts_ms[np.where(unsure, middle, 0)] < times_ms)
+        low, high = np.where(before, middle + 1, low), np.where(unsure & ~before, middle, high)
+    return low
+
+
+def _power_of_two(counts: np.ndarray) -> np.ndarray:
+    """The least power of two that is no smaller than each count and 1."""
+    return 1 << np.ceil(np.log2(np.maximum(counts, 1))).astype(np.int64)

@@ -1,0 +1,232 @@
+"""What a pre-ranker and a ranker read: the one implementation of features, for training, judging and serving.
+
+A feature comes from three places only: statistics of a window that ended before the requests (`Features.fit`), the
+request with its history, and the candidates' provenance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from penchant.data.history import Requests
+from penchant.data.split import Split
+from penchant.data.store import Store, write_json
+from penchant.errors import RunError
+from penchant.funnel.stages import Candidates
+
+REQUEST_FEATURES = ("idle_log_hours", "history_log_length")
+"""The first columns, the same for every candidate: log(1 + hours) since the last action, log(1 + length)."""
+
+ITEM_FEATURES = ("log_popularity", "category_share", "category_share_recent", "seen", "seen_log_hours")
+"""log(1 + count) in the fitted window; share of the history, and of its last `RECENT` actions, in the candidate's
+category; 1 if the item is in the history; log(1 + hours) since it last was, 0 if it is not."""
+
+CHANNEL_FEATURES = ("found", "reciprocal_rank", "score_z")
+"""For each channel: 1 if it found the item; 1 / rank; raw score less the mean of the items this channel found for the
+request, in their standard deviations. All 0 where it did not find the item."""
+
+RECENT = 10
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class RankInputs:
+    """K items to score for each of B requests, made on the CPU.
+
+    Attributes:
+        requests: with histories of at most `Features.max_len` actions.
+        items: 0 = an empty slot.
+        features: columns as `Features.names` lists them; 0 in empty slots.
+    """
+
+    requests: Requests
+    items: Int[Tensor, "B K"]
+    features: Float[Tensor, "B K F"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "B K"]:
+        """True at real items."""
+        return self.items > 0
+
+    def take(self, columns: Int[Tensor, "B k"]) -> RankInputs:
+        """The items at these places of each row."""
+        deep = columns[..., None].expand(-1, -1, self.features.shape[2])
+        return replace(self, items=self.items.gather(1, columns), features=self.features.gather(1, deep))
+
+    def to(self, device: torch.device | str) -> RankInputs:
+        return RankInputs(self.requests.to(device), self.items.to(device), self.features.to(device))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Dense features of (request, candidate) pairs; carries its statistics, so a bundle needs no Store.
+
+    Attributes:
+        log_popularity: log(1 + count) of each item in the fitted window.
+        item_category: 0 = none.
+        channels: whose provenance becomes columns; () for impressions, which have none.
+        max_len: actions of a history that are looked at, so that a longer one passed in changes nothing.
+        fitted_on: split, window and fingerprint the statistics come from.
+    """
+
+    log_popularity: Float[Tensor, " I"]
+    item_category: Int[Tensor, " I"]
+    channels: tuple[str, ...] = ()
+    max_len: int = 50
+    fitted_on: str = ""
+
+    @classmethod
+    def fit(
+        cls, store: Store, split: Split, window: str = "train", channels: tuple[str, ...] = (), max_len: int = 50
+    ) -> Features:
+        """Statistics of one window; what comes after it is never read."""
+        counts = split.item_counts(store, window)
+        return cls(
+            log_popularity=torch.from_numpy(np.log1p(counts)).float(),
+            item_category=torch.from_numpy(store.item_category.astype(np.int64)),
+            channels=channels,
+            max_len=max_len,
+            fitted_on=f"{split.name}/{window} {split.fingerprint}",
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each column is, in order."""
+        of_channels = tuple(f"{channel}:{name}" for channel in self.channels for name in CHANNEL_FEATURES)
+        return REQUEST_FEATURES + ITEM_FEATURES + of_channels + (("num_channels",) if self.channels else ())
+
+    def __call__(self, requests: Requests, candidates: Candidates) -> RankInputs:
+        """Features of candidates; channels are matched by name, their order does not matter.
+
+        Raises:
+            ValueError: the candidates lack a channel of `channels`.
+        """
+        missing = set(self.channels) - set(candidates.channels)
+        if missing:
+            raise ValueError(f"candidates lack channels {sorted(missing)}; they have {list(candidates.channels)}")
+        requests = requests.last(self.max_len)
+        columns = [_of_request(requests, candidates.items), self._of_items(requests, candidates.items)]
+        if self.channels:
+            place = [candidates.channels.index(channel) for channel in self.channels]
+            columns.append(_of_channels(candidates.ranks[..., place], candidates.channel_scores[..., place]))
+        features = torch.cat(columns, dim=-1) * candidates.mask[..., None]
+        return RankInputs(requests, candidates.items, features)
+
+    def of_items(self, requests: Requests, items: Int[Tensor, "B K"]) -> RankInputs:
+        """Features of items that came from no channel: impressions.
+
+        Raises:
+            ValueError: these features have channels.
+        """
+        nothing = torch.zeros(*items.shape, 0)
+        return self(requests, Candidates(items, torch.zeros(items.shape), (), nothing.long(), nothing))
+
+    def _of_items(self, requests: Requests, items: Int[Tensor, "B K"]) -> Float[Tensor, "B K f"]:
+        # One column of padding, so that a batch without any history needs no case of its own.
+        history, times = F.pad(requests.history, (0, 1)), F.pad(requests.history_times_ms, (0, 1))
+        lengths = requests.lengths[:, None]
+        real = history > 0
+        recent = real & (torch.arange(history.shape[1]) >= lengths - RECENT)
+        share = torch.stack([real / lengths.clamp(min=1), recent / lengths.clamp(1, RECENT)], dim=2)
+        category = self.item_category[items][..., None]
+        alike = (category == self.item_category[history][:, None]) & (category > 0)
+        same = (items[..., None] == history[:, None]) & real[:, None]
+        seen = same.any(2)
+        last = torch.where(same, times[:, None], torch.iinfo(torch.int64).min).amax(2)
+        ago = _log_hours(torch.where(seen, requests.times_ms[:, None] - last, 0))
+        return torch.cat(
+            [self.log_popularity[items][..., None], alike.float() @ share, torch.stack([seen.float(), ago], dim=2)], 2
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `features.safetensors` and `features.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "features.safetensors.tmp"
+        save_file({"log_popularity": self.log_popularity, "item_category": self.item_category}, temporary)
+        temporary.replace(folder / "features.safetensors")
+        described = {"channels": list(self.channels), "max_len": self.max_len, "fitted_on": self.fitted_on}
+        write_json(folder / "features.json", {**described, "names": list(self.names)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Features:
+        """What `save` wrote.
+
+        Raises:
+            RunError: a file is missing or damaged, or this version computes other features.
+        """
+        try:
+            saved = json.loads((folder / "features.json").read_text())
+            features = cls(
+                **load_file(folder / "features.safetensors"),
+                channels=tuple(saved["channels"]),
+                max_len=saved["max_len"],
+                fitted_on=saved["fitted_on"],
+            )
+            names = tuple(saved["names"])
+        except (json.JSONDecodeError, SafetensorError, KeyError, TypeError, FileNotFoundError) as error:
+            what = f"features missing or damaged ({error})"
+            raise RunError(what, where=folder, fix="Train the model again.") from error
+        if names != features.names:
+            what = f"features {', '.join(names)} were saved, this version computes {', '.join(features.names)}"
+            raise RunError(what, where=folder / "features.json", fix="Train the model again.")
+        return features
+
+
+class FeatureScale(nn.Module):
+    """(x - mean) / std of each feature, cut at +-5 so that no outlier of a later window rules the score."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("std", torch.ones(num_features))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[RankInputs]) -> None:
+        """Take mean and std from real candidates; a constant feature gets std 1.
+
+        Raises:
+            ValueError: there is no real candidate in `batches`.
+        """
+        real = torch.cat([inputs.features[inputs.mask].double() for inputs in batches])
+        if not len(real):
+            raise ValueError("no candidate to take the features' mean and std from")
+        std = real.std(0, correction=0)
+        self.mean.copy_(real.mean(0))
+        self.std.copy_(torch.where(std > 1e-6, std, 1.0))
+
+    def forward(self, features: Float[Tensor, "B K F"]) -> Float[Tensor, "B K F"]:
+        return ((features - self.mean) / self.std).clamp(-5, 5)
+
+
+def _log_hours(ms: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return torch.log1p(ms.clamp(min=0) / HOUR_MS)
+
+
+def _of_request(requests: Requests, items: Int[Tensor, "B K"]) -> Float[Tensor, "B K f"]:
+    lengths = requests.lengths
+    last = F.pad(requests.history_times_ms, (0, 1)).gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
+    idle = _log_hours(torch.where(lengths > 0, requests.times_ms - last, 0))
+    return torch.stack([idle, lengths.float().log1p()], dim=1)[:, None].expand(-1, items.shape[1], -1)
+
+
+def _of_channels(ranks: Int[Tensor, "B K C"], scores: Float[Tensor, "B K C"]) -> Float[Tensor, "B K f"]:
+    found = (ranks > 0).float()
+    count = found.sum(1, keepdim=True).clamp(min=1)
+    centred = (scores - (scores * found).sum(1, keepdim=True) / count) * found
+    std = (centred.square().sum(1, keepdim=True) / count).sqrt()
+    columns = torch.stack([found, found / ranks.clamp(min=1), centred / std.clamp(min=1e-6)], dim=3)
+    return torch.cat([columns.flatten(2), found.sum(2, keepdim=True)], dim=2)
