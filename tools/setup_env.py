@@ -144,7 +144,7 @@ def install_torch(python: str, version: str, wanted: str, platform: str = sys.pl
     say(f"Installing torch {build} ...")
     # Three equal signs: 2.13.0 must not be answered by 2.13.0+cpu.
     requirement = f"torch=={build}" if "+" in build else f"torch==={build}"
-    call([python, "-m", "pip", "install", "--quiet", *options, "-c", str(ROOT / "constraints.txt"), requirement])
+    call([python, "-m", "pip", "install", "-qq", *options, "-c", str(ROOT / "constraints.txt"), requirement])
 
 
 def describe_torch(python: str) -> str:
@@ -193,7 +193,7 @@ def setup(root: Path, torch: str | None) -> None:
     install_torch(python, pinned(root / "constraints.txt", "torch"), wanted)
     say("Installing Penchant and its development tools ...")
     constraints = str(root / "constraints.txt")
-    call([python, "-m", "pip", "install", "--quiet", "-c", constraints, "-e", f"{root}[dev]"])
+    call([python, "-m", "pip", "install", "-qq", "-c", constraints, "-e", f"{root}[dev]"])
     described = describe_torch(python)
     say(described)
     stamp.write_text(json.dumps({"state": state(root, wanted), "wanted": wanted, "torch": described}) + "\n")

@@ -394,5 +394,5 @@ def _arrays(tables: Mapping[str, pa.Table]) -> dict[str, np.ndarray]:
 def _outside(column: pa.ChunkedArray, size: int) -> bool:
     if not len(column):
         return False
-    low, high = pc.min_max(column).as_py().values()
+    low, high = pc.call_function("min_max", [column]).as_py().values()
     return low < 1 or high > size
