@@ -1,0 +1,213 @@
+"""One suite over every retrieval model, on a checkerboard catalogue whose answers are known by hand."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from jaxtyping import TypeCheckError
+
+from penchant.baselines.retrieval.markov import MarkovConfig
+from penchant.data.history import Requests
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.funnel.retrieve import retriever
+from penchant.models import KINDS, Sizes, build_model, load_model, save_model
+from tests.checkerboard import NUM_ITEMS, make_checkerboard, requests_of, same_colour
+
+# A weight of popularity that lets no item of the other colour pass the transitions seen.
+CONFIGS: dict[str, dict[str, Any]] = {"markov": {"neighbours": MarkovConfig().neighbours, "smoothing": 1.0}}
+IMPERSONAL = {"popularity"}
+
+
+def _exists(kind: str) -> bool:
+    module, name = KINDS[kind].split(":")
+    try:
+        return hasattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if not module.startswith(str(error.name)):
+            raise  # something the model needs is missing, not the model
+        return False
+
+
+RETRIEVAL = [kind for kind in KINDS if ".baselines.retrieval." in KINDS[kind] and _exists(kind)]
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_checkerboard(tmp_path_factory.mktemp("checkerboard") / "store")
+
+
+@pytest.fixture(params=RETRIEVAL)
+def model(request: pytest.FixtureRequest, board: Store) -> Any:
+    """A trained model of each kind, in evaluation mode."""
+    return _trained(request.param, board)
+
+
+@cache
+def _trained(kind: str, board: Store) -> Any:
+    split = load_split(board, "loo")
+    sizes = Sizes(num_items=board.num_items, num_categories=board.num_categories)
+    torch.manual_seed(0)
+    model = build_model(kind, CONFIGS.get(kind, {}), sizes)
+    if hasattr(model, "fit"):
+        model.fit(board, split)
+        return model.eval()
+    if hasattr(model, "set_categories"):
+        model.set_categories(torch.tensor(board.item_category))
+    rows = torch.from_numpy(split.events("train")).view(-1)
+    walks = torch.from_numpy(board.event_item[rows].astype("int64"))[: 40 * 3].view(40, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        hidden = model.hidden(walks[:, :-1])
+        logits = (hidden @ model.item_vectors().T)[..., 1:]
+        loss = F.cross_entropy(logits.flatten(0, 1), walks[:, 1:].flatten() - 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def all_scores(model: Any, requests: Requests) -> torch.Tensor:
+    """Scores of the whole catalogue, column 0 (padding) left out."""
+    if hasattr(model, "score_items"):
+        return model.score_items(requests)[:, 1:]
+    return (model.user_vectors(requests) @ model.item_vectors().T)[:, 1:]
+
+
+HISTORIES = ([1, 3], [2], [4, 8, 6], [9, 5, 1, 7])
+
+
+def test_every_retrieval_kind_is_here() -> None:
+    assert {"popularity", "markov", "item_knn", "two_tower"} <= set(RETRIEVAL)
+
+
+def test_the_answer_known_by_hand_is_found(model: Any) -> None:
+    after_one = [[item] for item in range(1, NUM_ITEMS + 1)]
+    found = retriever("x", model).retrieve(requests_of(*after_one), NUM_ITEMS).items.tolist()
+    if model.kind in IMPERSONAL:
+        # In the train window every item occurs 12 times, item 10 twice more, item 9 once more; ties, the smaller first.
+        assert found == [[10, 9, 1, 2, 3, 4, 5, 6, 7, 8]] * NUM_ITEMS
+        return
+    for (item,), items in zip(after_one, found, strict=True):
+        assert set(items[:4]) == same_colour(item) - {item}, "all four follow it equally often, and nothing else does"
+
+
+def test_longer_histories_keep_to_their_colour(model: Any) -> None:
+    if model.kind in IMPERSONAL:
+        pytest.skip("knows no history")
+    walks = [[1, 3], [9, 5], [2, 6], [8, 6]]
+    found = retriever("x", model).retrieve(requests_of(*walks), 1).items[:, 0].tolist()
+    assert all(item in same_colour(walk[0]) for item, walk in zip(found, walks, strict=True))
+
+
+def test_nothing_of_the_other_colour_is_a_neighbour(board: Store) -> None:
+    found = retriever("x", _trained("item_knn", board)).retrieve(requests_of([1], [2, 4]), NUM_ITEMS)
+    assert [sorted(set(row) - {0}) for row in found.items.tolist()] == [[3, 5, 7, 9], [2, 4, 6, 8, 10]]
+
+
+def test_saved_and_loaded_it_answers_bit_for_bit_the_same(model: Any, tmp_path: Path) -> None:
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config == model.config
+    assert loaded.sizes == model.sizes
+    requests = requests_of(*HISTORIES, [])
+    assert torch.equal(all_scores(loaded, requests), all_scores(model, requests))
+
+
+@pytest.mark.parametrize("padding", [1, 7])
+def test_padding_changes_nothing(model: Any, padding: int) -> None:
+    torch.testing.assert_close(
+        all_scores(model, requests_of(*HISTORIES, [], padding=padding)),
+        all_scores(model, requests_of(*HISTORIES, [])),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+def test_hidden_states_do_not_depend_on_padding_or_on_the_future(model: Any) -> None:
+    if not hasattr(model, "hidden"):
+        pytest.skip("scores the catalogue directly")
+    whole = requests_of([1, 3, 5, 7], [2, 4])
+    with torch.no_grad():
+        hidden = model.hidden(whole.history)
+        assert hidden.shape == (2, 4, model.item_vectors().shape[1])
+        torch.testing.assert_close(hidden[:1, :2], model.hidden(whole.history[:1, :2]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(hidden[1:, :2], model.hidden(whole.history[1:, :2]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_served_vector_is_the_trained_one_at_the_last_action(model: Any) -> None:
+    if not hasattr(model, "hidden"):
+        pytest.skip("scores the catalogue directly")
+    requests = requests_of(*HISTORIES)
+    with torch.no_grad():
+        hidden = model.hidden(requests.history)
+        last = hidden[torch.arange(len(requests)), requests.lengths - 1]
+        torch.testing.assert_close(model.user_vectors(requests), last, rtol=1e-5, atol=1e-5)
+
+
+def test_sampled_item_vectors_are_those_of_the_catalogue(model: Any) -> None:
+    if not hasattr(model, "hidden"):
+        pytest.skip("scores the catalogue directly")
+    items = torch.tensor([3, 10, 3])
+    torch.testing.assert_close(model.embed_items(items), model.item_vectors()[items])
+
+
+def test_a_batch_of_one_equals_its_row_of_a_batch(model: Any) -> None:
+    together = all_scores(model, requests_of(*HISTORIES, []))
+    alone = torch.cat([all_scores(model, requests_of(h)) for h in (*HISTORIES, [])])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_an_empty_history_gets_the_stated_answer(model: Any, padding: int) -> None:
+    anonymous = requests_of([], [], padding=padding)
+    found = retriever("x", model).retrieve(anonymous, 4)
+    if model.kind in ("popularity", "markov"):
+        assert found.items.tolist() == [[10, 9, 1, 2]] * 2
+    else:
+        assert not found.mask.any()
+    if model.kind == "item_knn":
+        assert torch.isneginf(all_scores(model, anonymous)).all()
+    if hasattr(model, "user_vectors"):
+        assert not model.user_vectors(anonymous).any()
+
+
+def test_scores_are_finite_or_minus_infinity(model: Any) -> None:
+    scores = all_scores(model, requests_of(*HISTORIES, []))
+    assert scores.shape == (len(HISTORIES) + 1, NUM_ITEMS)
+    assert (torch.isfinite(scores) | torch.isneginf(scores)).all()
+    if model.kind != "item_knn":
+        assert torch.isfinite(scores).all()
+
+
+def test_item_0_is_never_found_and_no_item_twice(model: Any) -> None:
+    found = retriever("x", model).retrieve(requests_of(*HISTORIES, []), NUM_ITEMS + 5)
+    assert found.items.shape == (len(HISTORIES) + 1, NUM_ITEMS + 5)
+    for items, scores in zip(found.items.tolist(), found.scores, strict=True):
+        real = [i for i in items if i]
+        assert len(set(real)) == len(real) <= NUM_ITEMS
+        assert items[len(real) :] == [0] * (len(items) - len(real))
+        assert torch.isfinite(scores[: len(real)]).all()
+        assert torch.isneginf(scores[len(real) :]).all()
+
+
+def test_no_requests_give_no_rows(model: Any) -> None:
+    assert retriever("x", model).retrieve(requests_of(), 3).items.shape == (0, 3)
+
+
+def test_seen_items_are_left_out_and_lists_stay_full(model: Any) -> None:
+    found = retriever("x", model, exclude_seen=True).retrieve(requests_of(*HISTORIES), 1)
+    assert found.mask.all()
+    assert all(i not in h for h, row in zip(HISTORIES, found.items.tolist(), strict=True) for i in row)
+
+
+def test_shapes_are_executed(model: Any) -> None:
+    with pytest.raises(TypeCheckError):
+        model.score_items("no requests") if hasattr(model, "score_items") else model.user_vectors("no requests")
