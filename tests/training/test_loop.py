@@ -120,7 +120,7 @@ def test_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None
         assert not model.training
         score = next(scores)
         seen[score] = {k: v.clone() for k, v in model.state_dict().items()}
-        return {"ndcg@10": score}
+        return {"NDCG@10": score}
 
     result = fit(model, to_ones, RowBatches(), replace(CONFIG, patience=2), tmp_path, validate)
     assert (result.steps, result.best_step, result.best) == (20, 10, 0.9)
@@ -134,7 +134,7 @@ def test_looking_more_often_does_not_change_what_is_learned(tmp_path: Path) -> N
 
         def validate() -> dict[str, float]:
             torch.rand(7)
-            return {"ndcg@10": float(torch.rand(1))}
+            return {"NDCG@10": float(torch.rand(1))}
 
         config = replace(CONFIG, evaluate_every=every, patience=0)
         fit(model, to_ones, RowBatches(), config, tmp_path / name, validate, should_stop=lambda step: step == 29)

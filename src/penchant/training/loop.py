@@ -61,7 +61,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     evaluate_every: float = 1.0
     """Epochs between validations."""
-    metric: str = "ndcg@10"
+    metric: str = "NDCG@10"
     """The validation metric that decides which weights are kept and when to stop; higher is better."""
     patience: int = 5
     """Validations without a better one before training stops; 0 = never."""

@@ -1,0 +1,104 @@
+"""penchant funnel, penchant demo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional
+
+from penchant.commands.arguments import parse
+from penchant.data.prepare import prepare
+from penchant.data.sources import movielens
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.evaluation.funnel_report import FunnelReport, render_terminal
+from penchant.recipes import funnel as recipe
+from penchant.serve.app import serve
+from penchant.serve.export import export
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFunnel:
+    """Train a whole funnel (channels, pre-ranker, ranker), judge it, and write its report.
+
+    Channels learn before the first cut of the split, pre-ranker and ranker on the window after it, the verdict comes
+    from the last. The report shows where each lost click was lost, and what every stage is worth.
+
+    penchant funnel stores/ml-100k --out runs/funnel
+    penchant funnel stores/shop --out runs/shop --settings.merged-size 500 --rank-train.epochs 3
+
+    A run that was cut goes on where it stopped when the same command is given again.
+    """
+
+    store: Positional[Path]
+    """The Store."""
+    out: Path
+    """The run's folder."""
+    targets: int = 0
+    """Judge a random subsample of so many clicks of the test window; 0 = all."""
+    run: OmitArgPrefixes[recipe.FunnelRun] = field(default_factory=recipe.funnel)
+
+
+def funnel(args: Sequence[str]) -> None:
+    """Train, judge and report a funnel."""
+    chosen = parse("funnel", TrainFunnel, args)
+    console = Console(highlight=False)
+    _funnel(chosen.run, Store(chosen.store), chosen.out, chosen.targets, console)
+    console.print(f"Report: {chosen.out / 'report.html'}    Next: penchant export {chosen.out} --out BUNDLE")
+
+
+def _funnel(run: recipe.FunnelRun, store: Store, out: Path, targets: int, console: Console) -> FunnelReport:
+    split = load_split(store, "funnel")
+    trained = recipe.train_funnel(run, store, split, out, console)
+    config = recipe.flat(asdict(run))
+    report = recipe.judge_funnel(trained, store, split, out, config=config, seed=run.seed, limit=targets)
+    console.print(render_terminal(report))
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Real users' logs to a trained, judged and served funnel: MovieLens 100K, about four minutes on two cores.
+
+    penchant demo               ends with a server at http://127.0.0.1:8000
+    penchant demo --no-serve    ends when everything is judged and exported
+    """
+
+    out: Path = Path("demo")
+    """Folder for the Store, the run and the bundle; what is finished there is not made again."""
+    serve: bool = True
+    """Open the server at the end."""
+    port: int = 8000
+    data: str = "ml-100k"
+    """A MovieLens release by name, archive or folder."""
+
+
+def demo(args: Sequence[str]) -> None:
+    """Prepare, train, judge, export, serve."""
+    chosen = parse("demo", Demo, args)
+    console = Console(highlight=False)
+    began = time.perf_counter()
+    console.rule("1  Real logs become a Store")
+    path = chosen.out / "store"
+    if not path.is_dir():
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        prepare(movielens.read(movielens.MovieLens(path=chosen.data, view="liked")), path)
+    store = Store(path)
+    console.print(store)
+    console.rule("2  Channels, pre-ranker and ranker are trained, then judged on clicks none of them has seen")
+    _funnel(recipe.demo_funnel(), store, chosen.out / "run", 0, console)
+    console.rule("3  What serving needs, and no more, becomes a bundle")
+    bundle = chosen.out / "bundle"
+    if not bundle.is_dir():
+        export(chosen.out / "run", store, bundle)
+    size = sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file()) / 1e6
+    console.print(f"{bundle}: {size:.1f} MB")
+    console.print(f"The funnel's report: [bold]{(chosen.out / 'run' / 'report.html').resolve()}[/]")
+    console.print(f"Done in {time.perf_counter() - began:.0f} s.")
+    if chosen.serve:
+        console.rule("4  Open the page, click something, and watch the list move (Ctrl-C ends)")
+        serve(bundle, port=chosen.port)

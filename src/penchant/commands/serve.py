@@ -1,0 +1,71 @@
+"""penchant export, penchant serve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from penchant.commands.arguments import parse
+from penchant.data.store import Store
+from penchant.errors import RunError
+from penchant.recipes.runs import RUN
+from penchant.serve import app
+from penchant.serve.export import export as export_bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Pack what serving needs of a funnel into a bundle: models without their objectives, items, histories, checksums.
+
+    penchant export runs/funnel --out bundles/shop
+    """
+
+    run: Positional[Path]
+    """Folder that `penchant funnel` made."""
+    out: Path
+    """Where the bundle goes; it must not exist."""
+    store: Path | None = None
+    """The Store, where it is not where the run found it."""
+
+
+def export(args: Sequence[str]) -> None:
+    """Export a funnel."""
+    chosen = parse("export", Export, args)
+    described = chosen.run / RUN
+    if not described.is_file():
+        raise RunError("no funnel here", where=chosen.run, fix="Make one with `penchant funnel STORE --out RUN`.")
+    store = Store(chosen.store or json.loads(described.read_text())["store"]["path"])
+    export_bundle(chosen.run, store, chosen.out)
+    console = Console(stderr=True, highlight=False)
+    console.print(f"Bundle in [bold]{chosen.out}[/]. Next: penchant serve {chosen.out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve a bundle over HTTP: /v1/recommend, /v1/search, /v1/events, and a page at / to look at it.
+
+    A damaged bundle is refused with the name of the damaged file. Binds to this machine alone unless told otherwise.
+
+    penchant serve bundles/shop
+    penchant serve bundles/shop --port 9000 --events shop-events.sqlite
+    curl -s localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"user_id": "42", "k": 5}'
+    """
+
+    bundle: Positional[Path]
+    """Folder that `penchant export` made."""
+    host: str = "127.0.0.1"
+    """Address to bind to; anything but loopback lets others in, and there is no log-in."""
+    port: int = 8000
+    events: Path | None = None
+    """File of the event log; beside the bundle where none is given."""
+
+
+def serve(args: Sequence[str]) -> None:
+    """Serve until interrupted."""
+    chosen = parse("serve", Serve, args)
+    app.serve(chosen.bundle, host=chosen.host, port=chosen.port, events=chosen.events)

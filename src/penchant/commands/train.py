@@ -1,0 +1,131 @@
+"""penchant train, penchant evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import OmitArgPrefixes, Positional
+
+from penchant.commands.arguments import parse
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.errors import ConfigError
+from penchant.evaluation.lists import evaluate_lists, write_trec
+from penchant.evaluation.protocol import RetrievalResult
+from penchant.recipes import controls
+from penchant.recipes.judge import judge_run, metrics_table
+from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, load_run, train_run
+
+R = TypeVar("R", bound=Run)
+TRAIN_HELP = """\
+usage: penchant train RECIPE STORE [--split NAME] [--out RUN] [--FIELD VALUE ...]
+
+A recipe is a complete run; every field of it can be set by name, and its type is checked.
+
+  penchant train sasrec stores/ml-1m --split loo --out runs/sasrec --train.epochs 30 --model.width 128
+  penchant train din stores/ml-1m-liked --split temporal-successive
+  penchant train sasrec --help     every field, with its default
+
+A run that was cut goes on where it stopped when the same command is given again.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Generic[R]):
+    """Train one model on the train window of a split, chosen on its valid window."""
+
+    store: Positional[Path]
+    """The Store."""
+    split: str = "temporal-successive"
+    """Split of the Store: temporal-successive, temporal-last, loo, funnel, or one of your own."""
+    out: Path | None = None
+    """The run's folder; runs/RECIPE-STORE-SPLIT where none is given."""
+    run: OmitArgPrefixes[R]
+
+
+def train(args: Sequence[str]) -> None:
+    """Train a recipe."""
+    console = Console(stderr=True, highlight=False)
+    recipes = controls.by_name()
+    if not args or args[0] in ("-h", "--help"):
+        console.print(TRAIN_HELP, markup=False)
+        listing = Table("recipe", "what it is", box=None, pad_edge=False)
+        for recipe in (*controls.RETRIEVAL, *controls.RANKING):
+            listing.add_row(f"  {recipe.__name__}", (recipe.__doc__ or "").strip())
+        console.print(listing)
+        return
+    name = args[0]
+    if name not in recipes:
+        raise ConfigError(f"there is no recipe {name!r}", fix=f"Choose one of: {', '.join(recipes)}.")
+    run = recipes[name]
+    kind = {CountRun: Train[CountRun], SequenceRun: Train[SequenceRun], RankingRun: Train[RankingRun]}[type(run)]
+    chosen = parse(f"train {name}", kind, args[1:], default=kind(store=tyro.MISSING, run=run))
+    store = Store(chosen.store)
+    out = chosen.out or Path("runs") / f"{name}-{store.name}-{chosen.split}"
+    result = train_run(chosen.run, store, load_split(store, chosen.split), out)
+    best = "" if result.best is None else f", best {chosen.run.train.metric} {result.best:.4f} at {result.best_step:,}"
+    console.print(f"{result.steps:,} steps in {result.wall_seconds:,.0f} s{best}. Model in [bold]{out}[/]")
+    console.print(f"Next: penchant evaluate {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Judge a trained model on the whole catalogue: never on sampled negatives.
+
+    penchant evaluate runs/sasrec
+    penchant evaluate runs/sasrec --filter-seen --trec lists.run
+    penchant evaluate --lists lists.run --store stores/ml-1m --split loo
+    """
+
+    run: Positional[Path | None] = None
+    """Folder of a finished run."""
+    window: str = "test"
+    """Window of the run's split: valid to choose, test to report."""
+    lists: Path | None = None
+    """Judge lists made elsewhere instead: a TREC run, or Parquet with user_id, item_id, rank."""
+    store: Path | None = None
+    """The Store, where it is not where the run found it; needed with --lists."""
+    split: str = "temporal-successive"
+    """With --lists: the split."""
+    filter_seen: bool = False
+    """Also rank with the items of the history left out, as a second column."""
+    targets: int | None = None
+    """Judge a random subsample of so many targets."""
+    trec: Path | None = None
+    """Also write the lists as a TREC run."""
+    device: str = "auto"
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """Judge a run or lists; print the metrics and write them beside the run."""
+    chosen = parse("evaluate", Evaluate, args)
+    if (chosen.run is None) == (chosen.lists is None):
+        raise ConfigError("name a run, or --lists with --store", fix="penchant evaluate --help shows both.")
+    console = Console(highlight=False)
+    if chosen.lists is not None:
+        if chosen.store is None:
+            raise ConfigError("--lists needs --store", fix="Name the Store whose targets the lists are for.")
+        store = Store(chosen.store)
+        judged = evaluate_lists(chosen.lists, store, load_split(store, chosen.split), chosen.window)
+        console.print(metrics_table(judged, f"{chosen.lists.name} on {store.name}, {chosen.split}, {chosen.window}"))
+        for note in judged.notes:
+            console.print(note)
+        return
+    assert chosen.run is not None
+    loaded = load_run(chosen.run, chosen.store, chosen.device)
+    verdict = judge_run(loaded, chosen.run, chosen.window, targets=chosen.targets, filter_seen=chosen.filter_seen)
+    where = f"{loaded.store.name}, {loaded.split.name}, {chosen.window} ({loaded.split.fingerprint})"
+    console.print(metrics_table(verdict.result, f"{chosen.run} on {where}"))
+    for note in verdict.notes():
+        console.print(note)
+    verdict.write(chosen.run / f"evaluation-{chosen.window}.json")
+    if chosen.trec is not None:
+        if not isinstance(verdict.result, RetrievalResult):
+            raise ConfigError("a ranker has no lists", where="--trec", fix="Name a retrieval run.")
+        write_trec(verdict.result, loaded.store, chosen.trec, tag=loaded.described["config"]["kind"])

@@ -1,0 +1,96 @@
+"""Recipes of the controls: what every engine is measured against, with the same harness and the same tuning budget.
+
+Each function returns a complete run; its fields can be set by name: `penchant train sasrec STORE --model.width 128`.
+"""
+
+from __future__ import annotations
+
+from penchant.baselines.ranking.parts import RankerConfig
+from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
+from penchant.baselines.retrieval.item_knn import ItemKNNConfig
+from penchant.baselines.retrieval.markov import MarkovConfig
+from penchant.baselines.retrieval.popularity import PopularityConfig
+from penchant.baselines.retrieval.sasrec import SASRecConfig
+from penchant.baselines.retrieval.two_tower import TwoTowerConfig
+from penchant.data.batch import SequenceDataConfig
+from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun
+from penchant.training.loop import TrainConfig
+from penchant.training.optim import OptimConfig
+
+
+def popularity() -> CountRun:
+    """Every item by how often it occurs in the train window. Seconds."""
+    return CountRun(kind="popularity", model=PopularityConfig())
+
+
+def recent_popularity() -> CountRun:
+    """The same over the last 30 days of the train window. Seconds."""
+    return CountRun(kind="popularity", model=PopularityConfig(window_days=30.0))
+
+
+def markov() -> CountRun:
+    """First-order chain: what followed the last item, smoothed with popularity. Seconds."""
+    return CountRun(kind="markov", model=MarkovConfig())
+
+
+def item_knn() -> CountRun:
+    """Items that the same users chose as the last ones. Seconds."""
+    return CountRun(kind="item_knn", model=ItemKNNConfig())
+
+
+def two_tower() -> SequenceRun:
+    """The papers' "regular two-tower": mean of the history and the last item against id and category. Minutes."""
+    return SequenceRun(kind="two_tower", model=TwoTowerConfig(), train=_train(20, 2e-3))
+
+
+def sasrec() -> SequenceRun:
+    """SASRec with a softmax over the catalogue, histories of 50. Minutes; on ML-1M see docs/results.md."""
+    return SequenceRun(kind="sasrec", model=SASRecConfig(), train=_train(30, 3e-3))
+
+
+def gru4rec() -> SequenceRun:
+    """GRU4Rec with a softmax over the catalogue, histories of 50. Minutes."""
+    return SequenceRun(kind="gru4rec", model=GRU4RecConfig(), train=_train(20, 2e-3))
+
+
+def sasrec_long() -> SequenceRun:
+    """The calibration run: SASRec with histories of 200, as long as it takes (ML-1M: an hour on one core)."""
+    return SequenceRun(
+        kind="sasrec",
+        model=SASRecConfig(max_len=200, width=128, dropout=0.3),
+        data=SequenceDataConfig(max_len=200),
+        train=_train(25, 2e-3),
+    )
+
+
+def gru4rec_long() -> SequenceRun:
+    """The calibration run: GRU4Rec with histories of 200, as long as it takes (ML-1M: an hour on one core)."""
+    return SequenceRun(
+        kind="gru4rec",
+        model=GRU4RecConfig(max_len=200, state=256),
+        data=SequenceDataConfig(max_len=200),
+        train=_train(25, 2e-3),
+    )
+
+
+def mean_pooling() -> RankingRun:
+    """Ranker: the history's mean beside the candidate. Minutes."""
+    return RankingRun(kind="mean_pooling", model=RankerConfig())
+
+
+def din() -> RankingRun:
+    """Ranker: DIN, the history weighted anew for each candidate. Minutes."""
+    return RankingRun(kind="din", model=RankerConfig())
+
+
+def _train(epochs: float, lr: float) -> TrainConfig:
+    return TrainConfig(epochs=epochs, optim=OptimConfig(lr=lr))
+
+
+RETRIEVAL = (popularity, recent_popularity, markov, item_knn, two_tower, sasrec, gru4rec, sasrec_long, gru4rec_long)
+RANKING = (mean_pooling, din)
+
+
+def by_name() -> dict[str, Run]:
+    """Every recipe of this file under its function's name."""
+    return {recipe.__name__: recipe() for recipe in (*RETRIEVAL, *RANKING)}

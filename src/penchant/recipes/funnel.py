@@ -1,0 +1,281 @@
+"""The recipe of a funnel: channels, then a pre-ranker and a ranker on what the channels found, then the verdict.
+
+    window   train                rank                       valid            test
+             channels learn       pre-ranker, ranker learn   both are chosen  the funnel report
+
+No stage learns from a window that a stage feeding it has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from penchant.baselines.ranking.objective import listwise
+from penchant.baselines.ranking.parts import RankerConfig
+from penchant.data.candidates import CandidateArrays, CandidateBatches
+from penchant.data.history import Requests, requests_before_events
+from penchant.data.split import Split
+from penchant.data.store import Store
+from penchant.errors import StoreError
+from penchant.evaluation.funnel_audit import FunnelAudit
+from penchant.evaluation.funnel_page import item_titles, write_page
+from penchant.evaluation.funnel_report import FunnelReport, Provenance
+from penchant.evaluation.results import versions_here
+from penchant.funnel.features import Features
+from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, save_settings
+from penchant.funnel.prerank import LightTwoTowerConfig, PreRanker
+from penchant.funnel.rank import Ranker
+from penchant.funnel.retrieve import retriever
+from penchant.funnel.stages import Candidates
+from penchant.models import load_model
+from penchant.recipes.controls import item_knn, popularity, sasrec
+from penchant.recipes.runs import Run, build_ranker, describe_run, sample_targets, train_run
+from penchant.training.loop import TrainConfig, fit
+from penchant.training.optim import OptimConfig
+
+BLOCK = 256
+"""Requests judged at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One way of finding candidates."""
+
+    name: str
+    run: Run
+    k: int = 200
+    """Items it retrieves."""
+    quota: int = 0
+    """Items it may surely bring into the merged list, with merge "quota"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunnelRun:
+    """A whole funnel: what to train and how much each stage keeps."""
+
+    channels: tuple[Channel, ...]
+    settings: FunnelSettings
+    prerank: LightTwoTowerConfig = field(default_factory=LightTwoTowerConfig)
+    prerank_train: TrainConfig = field(default_factory=lambda: _train(10, "hr"))
+    rank_kind: str = "din"
+    """"din" or "mean_pooling"."""
+    rank: RankerConfig = field(default_factory=RankerConfig)
+    rank_train: TrainConfig = field(default_factory=lambda: _train(6, "ndcg"))
+    max_len: int = 50
+    """Actions of a history that pre-ranker and ranker see."""
+    rank_targets: int = 30_000
+    """Clicks of the rank window they learn from, at most; drawn by the seed."""
+    valid_targets: int = 3_000
+    """Clicks of the valid window they are chosen on, at most."""
+    rank_top: int = 20
+    """Negatives of a request that the ranker learns from: this many from the top of the merged list ..."""
+    rank_random: int = 29
+    """... and this many drawn from the rest."""
+    cells: int = 32_768
+    """Candidates scored at a time."""
+    seed: int = 0
+
+
+def _train(epochs: float, metric: str) -> TrainConfig:
+    return TrainConfig(epochs=epochs, optim=OptimConfig(lr=2e-3), metric=metric, patience=3)
+
+
+def funnel() -> FunnelRun:
+    """Two learned channels beside popularity, merged by reciprocal rank, pre-ranked to 50, ranked by DIN."""
+    return funnel_of(
+        Channel(name="sasrec", run=sasrec()),
+        Channel(name="item_knn", run=item_knn()),
+        Channel(name="popularity", run=popularity(), k=100),
+    )
+
+
+def funnel_of(*channels: Channel, **sizes: int) -> FunnelRun:
+    """A funnel of these channels with the default sizes."""
+    parts = tuple(ChannelSettings(name=c.name, k=c.k, quota=c.quota) for c in channels)
+    return FunnelRun(
+        channels=channels, settings=FunnelSettings(channels=parts, merge="rrf", exclude_seen=True, **sizes)
+    )
+
+
+def demo_funnel() -> FunnelRun:
+    """The default funnel, sized for MovieLens 100K and four minutes."""
+    small = sasrec()
+    small = replace(small, data=replace(small.data, batch_targets=1600), train=replace(small.train, tensorboard=False))
+    return funnel_of(
+        Channel(name="sasrec", run=small),
+        Channel(name="item_knn", run=item_knn()),
+        Channel(name="popularity", run=popularity(), k=100),
+    )
+
+
+def flat(values: object, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names and text, for people to read."""
+    if isinstance(values, dict):
+        items: Iterable[tuple[object, object]] = values.items()
+    elif isinstance(values, list | tuple) and any(isinstance(v, dict) for v in values):
+        items = enumerate(values)
+    else:
+        return {prefix: str(values)}
+    return {k: v for name, value in items for k, v in flat(value, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+
+def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console: Console | None = None) -> Funnel:
+    """Train every stage into `out`; stages that are finished there are taken as they are."""
+    console = console or Console()
+    describe_run(run, store, split, out)
+    for channel in run.channels:
+        console.print(f"[bold]Channel {channel.name}")
+        train_run(channel.run, store, split, out / "channels" / channel.name)
+    sources = [
+        retriever(c.name, load_model(out / "channels" / c.name), exclude_seen=run.settings.exclude_seen)
+        for c in run.channels
+    ]
+    channels = Funnel(sources, None, None, run.settings)
+    learn = _candidates(channels, store, split, "rank", run.rank_targets, run, out / "candidates" / "rank")
+    choose = _candidates(channels, store, split, "valid", run.valid_targets, run, out / "candidates" / "valid")
+    features = Features.fit(store, split, "train", tuple(c.name for c in run.channels), max_len=run.max_len)
+
+    console.print("[bold]Pre-ranker")
+    prerank = PreRanker(*_train_scorer("prerank", run, store, features, learn, choose, out), cells=run.cells)
+    console.print("[bold]Ranker")
+    kept = _collect(
+        choose.events, store, run, lambda r, c: prerank.score(r, c).top(run.settings.preranked_size), choose
+    )
+    rank = Ranker(*_train_scorer("rank", run, store, features, learn, kept, out), cells=run.cells)
+    save_settings(run.settings, out, split)
+    return Funnel(sources, prerank, rank, run.settings)
+
+
+def _train_scorer(
+    stage: Literal["prerank", "rank"],
+    run: FunnelRun,
+    store: Store,
+    features: Features,
+    learn: CandidateArrays,
+    choose: CandidateArrays,
+    out: Path,
+) -> tuple[nn.Module, Features]:
+    """Train one stage on the rank window's candidates, chosen by what it keeps of the valid window's."""
+    light = stage == "prerank"
+    kind, config, train = (
+        ("light_two_tower", run.prerank, run.prerank_train) if light else (run.rank_kind, run.rank, run.rank_train)
+    )
+    # A ranker sees hard candidates and easy ones; a pre-ranker, all it will have to cut.
+    top, random = (None, None) if light else (run.rank_top, run.rank_random)
+    batches = CandidateBatches(store, features, learn, cells=run.cells, seed=run.seed, num_top=top, num_random=random)
+    features.save(out / stage)
+    model = build_ranker(kind, asdict(config), store, features, batches.batch, run.seed)
+    scorer = PreRanker(model, features, cells=run.cells) if light else Ranker(model, features, cells=run.cells)
+    size = run.settings.preranked_size if light else run.settings.list_size
+
+    def validate() -> dict[str, float]:
+        scored = _collect(choose.events, store, run, scorer.score, choose)
+        place = _places(scored.items, store.event_item[choose.events])
+        ndcg = np.where(place <= size, 1 / np.log2(place + 1), 0.0)
+        return {"hr": float((place <= size).mean()), "ndcg": float(ndcg.mean())}
+
+    fit(model, listwise, batches, train, out / stage, validate, title=kind)
+    return model, features
+
+
+def _places(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """float [N]: the place of each target in its list from 1; inf where it is not in it."""
+    hit = items == targets[:, None]
+    return np.where(hit.any(1), hit.argmax(1) + 1.0, np.inf)
+
+
+def _collect(
+    events: np.ndarray,
+    store: Store,
+    run: FunnelRun,
+    stage: Callable[[Requests, Candidates], Candidates],
+    candidates: CandidateArrays | None = None,
+    title: str | None = None,
+) -> CandidateArrays:
+    """What a stage makes of each event's request and (past the first stage) its candidates."""
+
+    def parts() -> Iterator[Candidates]:
+        starts = range(0, len(events), BLOCK)
+        for start in track(starts, description=title, transient=True) if title else starts:
+            rows = np.arange(start, min(start + BLOCK, len(events)))
+            requests = requests_before_events(store, events[rows], run.settings.max_history)
+            given = candidates.candidates(rows) if candidates else _NOTHING
+            with torch.no_grad():
+                yield stage(requests, given)
+
+    return CandidateArrays.collect(events, parts())
+
+
+_NOTHING = Candidates(
+    torch.zeros(0, 0).long(), torch.zeros(0, 0), (), torch.zeros(0, 0, 0).long(), torch.zeros(0, 0, 0)
+)
+
+
+def _candidates(
+    channels: Funnel, store: Store, split: Split, window: str, limit: int, run: FunnelRun, folder: Path
+) -> CandidateArrays:
+    """The merged candidates of a window's clicks, kept on disk so that a run that was cut need not find them again."""
+    if (folder / "candidates.json").is_file():
+        return CandidateArrays.load(folder)
+    events = sample_targets(split.targets(window), limit, run.seed)
+    if not len(events):
+        raise StoreError(f"nobody with a history has an event in window {window!r}", where=store.path)
+    found = _collect(events, store, run, lambda r, _: channels.run(r).merged, title=f"candidates, {window} window")
+    found.save(folder)
+    return found
+
+
+def judge_funnel(
+    funnel: Funnel,
+    store: Store,
+    split: Split,
+    out: Path,
+    *,
+    config: Mapping[str, object],
+    seed: int = 0,
+    limit: int = 0,
+) -> FunnelReport:
+    """Judge a funnel on the test window; write `report.json` and `report.html` into `out`.
+
+    Args:
+        config: shown at the foot of the report.
+        limit: judge at most so many clicks, drawn by the seed; 0 = all.
+    """
+    targets = split.targets("test")
+    targets = sample_targets(targets, limit, seed) if limit else targets
+    audit = FunnelAudit(
+        item_counts=split.item_counts(store),
+        user_counts=split.stops("train") - split.starts("train"),
+        funnel=funnel,
+        seed=seed,
+    )
+    for start in track(range(0, len(targets), BLOCK), description="judging the test window", transient=True):
+        events = targets[start : start + BLOCK]
+        requests = requests_before_events(store, events, funnel.settings.max_history)
+        items = torch.from_numpy(store.event_item[events].astype(np.int64))
+        audit.add(funnel.run(requests), requests, items)
+    report = audit.report(
+        Provenance(
+            data=store.name,
+            store_fingerprint=store.fingerprint,
+            split=split.name,
+            split_fingerprint=split.fingerprint,
+            window="test",
+            seed=seed,
+            synthetic=bool(store.manifest.get("synthetic", False)),
+            versions=versions_here(),
+            config={k: str(v) for k, v in config.items()},
+        )
+    )
+    (out / "report.json").write_text(report.to_json())
+    write_page(report, out / "report.html", lost=audit.lost_targets(), titles=item_titles(store))
+    return report

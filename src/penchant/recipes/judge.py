@@ -1,0 +1,101 @@
+"""Judging a finished run: the whole catalogue for a retrieval model, what was shown for a ranker."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.table import Table
+
+from penchant.data.ranking import evaluate_impressions
+from penchant.data.store import write_json
+from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
+from penchant.evaluation.ranking import RankingResult, evaluate_ranking
+from penchant.funnel.features import Features
+from penchant.recipes.runs import LoadedRun
+
+KS = (5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run is worth on one window.
+
+    Attributes:
+        provenance: data, split, window and settings that the numbers belong to.
+        cpu_seconds, wall_seconds: of judging.
+    """
+
+    result: RetrievalResult | RankingResult
+    provenance: dict[str, Any]
+    cpu_seconds: float
+    wall_seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        return self.result.metrics()
+
+    def slices(self) -> dict[str, Any]:
+        """Means by popularity of the item, by history length, by query; empty for rankers."""
+        return self.result.slices() if isinstance(self.result, RetrievalResult) else {}
+
+    def per_user(self) -> pa.Table:
+        """Per-user values, the most important metrics first."""
+        table = self.result.per_user()
+        kept = [name for name in table.column_names if not name.startswith("MRR") or name == "MRR@20"]
+        return table.select(sorted(kept, key=lambda name: not name.endswith(("user", "weight", "@10", "@20"))))
+
+    def notes(self) -> tuple[str, ...]:
+        return self.result.notes if isinstance(self.result, RetrievalResult) else ()
+
+    def write(self, path: Path) -> None:
+        """Metrics, slices and provenance as JSON."""
+        write_json(path, {**self.provenance, "metrics": self.metrics(), "slices": self.slices(), "notes": self.notes()})
+
+
+def judge_run(
+    loaded: LoadedRun,
+    folder: Path,
+    window: str = "test",
+    *,
+    targets: int | None = None,
+    filter_seen: bool = False,
+) -> Verdict:
+    """Judge the run of a folder on a window of its own split."""
+    store, split, model = loaded.store, loaded.split, loaded.model
+    wall, cpu = time.perf_counter(), time.process_time()
+    if loaded.described["run"] == "RankingRun":
+        shown = evaluate_impressions(model, Features.load(folder), store, split, window)
+        result = evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users)
+    else:
+        max_len = getattr(model.config, "max_len", 50)
+        result = evaluate_retrieval(
+            model, store, split, window, ks=KS, max_len=max_len, targets=targets, filter_seen=filter_seen
+        )
+    provenance = {
+        "data": store.name,
+        "data_fingerprint": store.fingerprint,
+        "split": split.name,
+        "split_fingerprint": split.fingerprint,
+        "window": window,
+        "config": loaded.described["config"],
+    }
+    return Verdict(result, provenance, time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def metrics_table(result: RetrievalResult | RankingResult, title: str = "") -> Table:
+    """Metrics for a terminal: a column for each k, or a line for each ranking metric."""
+    values = result.metrics()
+    if isinstance(result, RankingResult):
+        table = Table("metric", "value", title=title, box=None)
+        for name, value in values.items():
+            table.add_row(name, f"{value:,.0f}" if name.endswith("of one class") else f"{value:.4f}")
+        return table
+    table = Table("metric", *(f"@{k}" for k in result.ks), title=title, box=None)
+    for name in dict.fromkeys(n.partition("@")[0] + n.partition("@")[2].lstrip("0123456789") for n in values):
+        stem, _, label = name.partition(" ")
+        cells = [values.get(f"{stem}@{k}{' ' + label if label else ''}") for k in result.ks]
+        table.add_row(name, *("" if v is None else f"{v:.4f}" for v in cells))
+    return table

@@ -1,0 +1,206 @@
+"""Tables of results: what rows they have, which of them are missing, and how to run those.
+
+A finished row is a file `results/<paper>/<table>/<row>.<data>.<split>.s<seed>.json`; it is never run twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.errors import ConfigError, StoreError
+from penchant.evaluation.results import Result, find_results, result_path, versions_here, write_result
+from penchant.recipes import controls
+from penchant.recipes.judge import judge_run
+from penchant.recipes.runs import CountRun, Run, load_run, train_run
+
+PREPARE = {
+    "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
+    "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --out {store}",
+}
+"""How to make the Stores that the tables need. Posters and abstracts change no result of the controls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a table on one data set and split.
+
+    Attributes:
+        minutes: wall time on two cores, about, judging included.
+        trials: variants tried on validation before this one was tested.
+    """
+
+    name: str
+    run: Run
+    data: str
+    split: str
+    minutes: float
+    trials: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultTable:
+    """A table of a paper, or of the controls."""
+
+    paper: str
+    name: str
+    rows: tuple[Row, ...]
+    seeds: int
+
+
+def calibration() -> ResultTable:
+    """The harness against the literature: SASRec and GRU4Rec with histories of 200 on ML-1M, one seed."""
+    runs = (("sasrec-ce", controls.sasrec_long(), 45.0, 5), ("gru4rec-ce", controls.gru4rec_long(), 45.0, 2))
+    rows = tuple(
+        Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes, trials=trials)
+        for split in ("loo", "temporal-successive")
+        for name, run, minutes, trials in runs
+    )
+    return ResultTable(paper="controls", name="calibration", rows=rows, seeds=1)
+
+
+def retrieval() -> ResultTable:
+    """Every retrieval control on ML-1M at histories of 50."""
+    runs = (
+        ("popularity", controls.popularity(), 0.5),
+        ("recent-popularity", controls.recent_popularity(), 0.5),
+        ("markov", controls.markov(), 0.5),
+        ("item-knn", controls.item_knn(), 1.0),
+        ("two-tower", controls.two_tower(), 8.0),
+        ("sasrec", controls.sasrec(), 8.0),
+        ("gru4rec", controls.gru4rec(), 8.0),
+    )
+    rows = tuple(
+        Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes)
+        for split in ("temporal-successive", "loo")
+        for name, run, minutes in runs
+    )
+    return ResultTable(paper="controls", name="retrieval", rows=rows, seeds=1)
+
+
+def ranking() -> ResultTable:
+    """DIN against mean pooling on what ML-1M's users rated, liked or not; three seeds."""
+    runs = (("mean-pooling", controls.mean_pooling()), ("din", controls.din()))
+    rows = tuple(
+        Row(name=name, run=run, data="ml-1m-liked", split="temporal-successive", minutes=8.0) for name, run in runs
+    )
+    return ResultTable(paper="controls", name="ranking", rows=rows, seeds=3)
+
+
+def tables() -> dict[str, ResultTable]:
+    """Every table under `<paper>-<table>`."""
+    return {f"{t.paper}-{t.name}": t for t in (calibration(), retrieval(), ranking())}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A row that has no result file yet."""
+
+    table: ResultTable
+    row: Row
+    seed: int
+
+
+def missing(
+    chosen: Sequence[ResultTable], results: Path, rows: Sequence[str], data: Sequence[str], seeds: int | None
+) -> Iterator[Missing]:
+    """Rows of the tables that still have to run, in the tables' order."""
+    for table in chosen:
+        for row in table.rows:
+            if (rows and row.name not in rows) or (data and row.data not in data):
+                continue
+            for seed in range(table.seeds if seeds is None else seeds):
+                if isinstance(row.run, CountRun) and seed:
+                    continue  # counts know no seed
+                if not result_path(results, table.paper, table.name, row.name, row.data, row.split, seed).is_file():
+                    yield Missing(table, row, seed)
+
+
+def choose(name: str) -> list[ResultTable]:
+    """The tables of a paper ("controls") or one of them ("controls-ranking").
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    known = tables()
+    found = [table for key, table in known.items() if name in (key, table.paper)]
+    if not found:
+        papers = sorted({t.paper for t in known.values()})
+        raise ConfigError(f"there is no table {name!r}", fix=f"Choose one of: {', '.join([*papers, *known])}.")
+    return found
+
+
+def show(left: Sequence[Missing], results: Path, console: Console) -> None:
+    """What is left and how long it will take, by this machine's own times where a row has run before."""
+    listing = RichTable("table", "row", "data", "split", "seed", "minutes", box=None)
+    total = 0.0
+    for item in left:
+        minutes = _minutes(item, results)
+        total += minutes
+        listing.add_row(
+            item.table.name, item.row.name, item.row.data, item.row.split, str(item.seed), f"{minutes:,.1f}"
+        )
+    console.print(listing if left else "Nothing is left to run.")
+    if left:
+        console.print(f"{len(left)} left, about {total:,.0f} minutes.")
+
+
+def _minutes(item: Missing, results: Path) -> float:
+    ran = [
+        r.wall_seconds / 60
+        for r in find_results(results, item.table.paper, item.table.name)
+        if (r.row, r.data, r.split) == (item.row.name, item.row.data, item.row.split)
+    ]
+    return sum(ran) / len(ran) if ran else item.row.minutes
+
+
+def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
+    """Train (or go on training) one row, judge it on the test window, write its result file.
+
+    Raises:
+        StoreError: its Store is not in `stores`; the message says how to make it.
+    """
+    row, table = item.row, item.table
+    path = stores / row.data
+    if not path.is_dir():
+        how = PREPARE.get(row.data, "penchant prepare --help").format(store=path)
+        raise StoreError("no such Store", where=path, fix=f"Make it with: {how}")
+    store = Store(path)
+    split = load_split(store, row.split)
+    run = row.run
+    if not isinstance(run, CountRun):
+        run = replace(run, train=replace(run.train, seed=item.seed))
+    out = runs / table.paper / table.name / f"{row.name}.{row.data}.{row.split}.s{item.seed}"
+    trained = train_run(run, store, split, out)
+    loaded = load_run(out, path)
+    verdict = judge_run(loaded, out, filter_seen=not table.name.startswith("ranking"))
+    result = Result(
+        paper=table.paper,
+        table=table.name,
+        row=row.name,
+        data=row.data,
+        split=row.split,
+        seed=item.seed,
+        window="test",
+        config=loaded.described["config"],
+        data_fingerprint=store.fingerprint,
+        split_fingerprint=split.fingerprint,
+        versions=versions_here(),
+        device="cpu" if isinstance(run, CountRun) else str(next(loaded.model.parameters()).device),
+        cpu_seconds=trained.cpu_seconds + verdict.cpu_seconds,
+        wall_seconds=trained.wall_seconds + verdict.wall_seconds,
+        steps=trained.steps,
+        trials=row.trials,
+        metrics=dict(verdict.metrics()),
+        slices=verdict.slices(),
+        notes=verdict.notes(),
+        synthetic=bool(store.manifest.get("synthetic", False)),
+    )
+    write_result(results, result, verdict.per_user())
+    return result

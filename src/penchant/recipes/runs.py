@@ -1,0 +1,232 @@
+"""What one training run is, and how it is carried out: the part of a recipe that is the same for every model.
+
+A recipe (see `controls.py`) is a function that returns one of these dataclasses, complete and typed. Any field can be
+set by name on the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tyro.conf import AvoidSubcommands, Fixed
+
+from penchant.baselines.ranking.objective import pointwise
+from penchant.baselines.ranking.parts import RankerConfig
+from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
+from penchant.baselines.retrieval.item_knn import ItemKNNConfig
+from penchant.baselines.retrieval.markov import MarkovConfig
+from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
+from penchant.baselines.retrieval.popularity import PopularityConfig
+from penchant.baselines.retrieval.sasrec import SASRecConfig
+from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
+from penchant.data.batch import SequenceBatches, SequenceDataConfig
+from penchant.data.ranking import ImpressionBatches, evaluate_impressions
+from penchant.data.split import Split, load_split
+from penchant.data.store import Store, write_json
+from penchant.device import pick_device
+from penchant.errors import RunError
+from penchant.evaluation.protocol import evaluate_retrieval
+from penchant.evaluation.ranking import evaluate_ranking
+from penchant.evaluation.results import versions_here
+from penchant.funnel.features import Features
+from penchant.models import Sizes, build_model, load_model, save_model
+from penchant.training.loop import FitResult, TrainConfig, fit
+
+RUN = "run.json"
+VALID_TARGETS = 4000
+"""Validation during training looks at no more targets than this, drawn once; the test looks at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountRun:
+    """A model that is counted, not trained."""
+
+    kind: Fixed[str]
+    model: AvoidSubcommands[PopularityConfig | MarkovConfig | ItemKNNConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceRun:
+    """A retrieval model trained on histories, one target per position."""
+
+    kind: Fixed[str]
+    model: AvoidSubcommands[SASRecConfig | GRU4RecConfig | TwoTowerConfig]
+    data: SequenceDataConfig = field(default_factory=SequenceDataConfig)
+    objective: SoftmaxConfig = field(default_factory=SoftmaxConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpressionDataConfig:
+    """How impressions become batches."""
+
+    max_len: int = 50
+    """Actions of the history a ranker sees, the latest ones."""
+    cells: int = 4096
+    """Impressions, padding included, in a batch at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingRun:
+    """A ranking model trained on what users were shown, clicked or not."""
+
+    kind: Fixed[str]
+    model: RankerConfig
+    data: ImpressionDataConfig = field(default_factory=ImpressionDataConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(metric="AUC", epochs=3, evaluate_every=0.5))
+
+
+Run = CountRun | SequenceRun | RankingRun
+
+
+def sizes_of(store: Store, num_features: int = 0) -> Sizes:
+    """What models must know of a Store."""
+    return Sizes(num_items=store.num_items, num_categories=store.num_categories, num_features=num_features)
+
+
+def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
+    """Carry out a run into the folder `out`; one that was cut goes on, a finished one is only loaded again.
+
+    Raises:
+        RunError: `out` holds another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    describe_run(run, store, split, out)
+    finished = out / "result.json"
+    if finished.is_file():
+        return FitResult(**json.loads(finished.read_text()))
+    match run:
+        case CountRun():
+            result = _train_counts(run, store, split, out)
+        case SequenceRun():
+            result = _train_sequence(run, store, split, out)
+        case RankingRun():
+            result = _train_ranking(run, store, split, out)
+    write_json(finished, asdict(result))
+    return result
+
+
+def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:
+    """Write what this run is, or check that the folder's run is the same one."""
+    stated = {
+        "run": type(run).__name__,
+        "config": json.loads(json.dumps(asdict(run), default=str)),
+        "store": {"path": str(store.path.resolve()), "name": store.name, "fingerprint": store.fingerprint},
+        "split": {"name": split.name, "fingerprint": split.fingerprint},
+    }
+    path = out / RUN
+    if path.is_file():
+        there = json.loads(path.read_text())
+        if {k: there.get(k) for k in ("run", "config")} != {k: stated[k] for k in ("run", "config")} or (
+            there["store"]["fingerprint"],
+            there["split"]["fingerprint"],
+        ) != (store.fingerprint, split.fingerprint):
+            raise RunError(
+                "holds a run of other settings or data", where=out, fix="Choose another --out, or remove it."
+            )
+        return
+    write_json(path, {**stated, "versions": versions_here()})
+
+
+def _identity(described: dict[str, Any]) -> object:
+    """What makes two runs the same: not where the Store lies, nor which versions began it."""
+    return described["run"], described["config"], described["store"]["fingerprint"], described["split"]["fingerprint"]
+
+
+def _train_counts(run: CountRun, store: Store, split: Split, out: Path) -> FitResult:
+    wall, cpu = time.perf_counter(), time.process_time()
+    model = build_model(run.kind, asdict(run.model), sizes_of(store))
+    model.fit(store, split)
+    save_model(model, out)
+    return FitResult(0, 0, None, {}, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> FitResult:
+    torch.manual_seed(run.train.seed)
+    model = build_model(run.kind, asdict(run.model), sizes_of(store))
+    if isinstance(model, TwoTower):
+        model.set_categories(torch.from_numpy(store.item_category.astype(np.int64)))
+    counts = torch.from_numpy(split.item_counts(store))
+    objective = SoftmaxObjective(run.objective, counts)
+    batches = SequenceBatches(store, split, run.data, run.train.seed)
+
+    def validate() -> dict[str, float]:
+        sample = {"targets": VALID_TARGETS, "max_len": run.model.max_len}
+        return evaluate_retrieval(model, store, split, "valid", ks=(10,), **sample).metrics()
+
+    can_choose = len(split.targets("valid")) > 0
+    return fit(model, objective, batches, run.train, out, validate if can_choose else None, title=run.kind)
+
+
+def sample_targets(targets: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
+    """At most `size` of the targets, drawn without replacement by a stated seed, in the Store's order."""
+    if len(targets) <= size:
+        return targets
+    return np.sort(np.random.default_rng(seed).choice(targets, size, replace=False))
+
+
+def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> FitResult:
+    features = Features.fit(store, split, "train", max_len=run.data.max_len)
+    features.save(out)
+    batches = ImpressionBatches(store, split, "train", features, cells=run.data.cells, seed=run.train.seed)
+    model = build_ranker(run.kind, asdict(run.model), store, features, batches.batch, run.train.seed)
+
+    def validate() -> dict[str, float]:
+        shown = evaluate_impressions(model, features, store, split, "valid")
+        return evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users).metrics()
+
+    return fit(model, pointwise, batches, run.train, out, validate, title=run.kind)
+
+
+def build_ranker(
+    kind: str, config: dict[str, Any], store: Store, features: Features, batch: Callable[[int], Any], seed: int
+) -> Any:
+    """A ranker or pre-ranker with fresh weights, its features scaled by what the first batches hold."""
+    torch.manual_seed(seed)
+    model = build_model(kind, config, sizes_of(store, len(features.names)))
+    model.fit_inputs(features, [batch(step).inputs for step in islice(range(10**9), 20)])
+    return model
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run, ready to be judged.
+
+    Attributes:
+        described: what `run.json` says.
+        result: what training came to.
+    """
+
+    model: Any
+    store: Store
+    split: Split
+    described: dict[str, Any]
+    result: FitResult
+
+
+def load_run(folder: Path, store: Path | None = None, device: str = "auto") -> LoadedRun:
+    """The finished run in a folder, with the Store it was trained on (or the same one at another place).
+
+    Raises:
+        RunError: no finished run there, or `store` is another one.
+    """
+    if not (folder / RUN).is_file() or not (folder / "result.json").is_file():
+        raise RunError("no finished run here", where=folder, fix="Train one with `penchant train`, or let it finish.")
+    described = json.loads((folder / RUN).read_text())
+    opened = Store(store or described["store"]["path"])
+    split = load_split(opened, described["split"]["name"])
+    if (opened.fingerprint, split.fingerprint) != (
+        described["store"]["fingerprint"],
+        described["split"]["fingerprint"],
+    ):
+        raise RunError("was trained on another Store or split", where=folder, fix="Name the right one with --store.")
+    result = FitResult(**json.loads((folder / "result.json").read_text()))
+    return LoadedRun(load_model(folder, pick_device(device)), opened, split, described, result)

@@ -1,0 +1,250 @@
+"""What the server does, apart from HTTP: lists, searches, events and histories as plain dictionaries (schemas.py)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+
+from penchant.errors import PenchantError
+from penchant.funnel.pipeline import Trace
+from penchant.funnel.stages import Candidates, Requests
+from penchant.serve.bundle import Bundle
+from penchant.serve.events import Event, EventLog, Histories, UnknownItemError
+
+SEARCH_POOL = 200
+"""Best text matches that the ranker orders anew."""
+
+MAX_AHEAD_MS = 60_000
+"""How far a sender's clock may be ahead."""
+
+
+class FieldError(PenchantError):
+    """A field of a request whose value cannot be answered."""
+
+    def __init__(self, field: str, value: str | int | float | None, problem: str, fix: str) -> None:
+        self.field, self.value, self.problem, self.fix = field, value, problem, fix
+        super().__init__(f"{problem} ({value!r})", where=field, fix=fix)
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Service:
+    """A bundle and its event log, ready to answer. Safe to use from many threads.
+
+    Args:
+        now_ms: the clock; a test gives its own.
+    """
+
+    def __init__(self, bundle: Bundle, log: EventLog, now_ms: Callable[[], int] = wall_ms) -> None:
+        self.bundle = bundle
+        self.settings = bundle.funnel.settings
+        self.log = log
+        self.histories = Histories(bundle, log, self.settings.max_history)
+        self._now_ms = now_ms
+        self._funnels = {flag: bundle.funnel.with_exclude_seen(flag) for flag in (False, True)}
+        # Built before the first request, not by it.
+        _ = bundle.lexical, bundle.item_of(""), bundle.user_of("")
+        sample = np.flatnonzero(np.diff(bundle.history_indptr))
+        self._users_with_history = [bundle.user_ids[u] for u in sample]
+
+    def recommend(
+        self,
+        user_id: str | None,
+        history: Sequence[str] | None,
+        k: int | None,
+        exclude_seen: bool | None,
+        explain: bool,
+    ) -> dict[str, Any]:
+        """A list for a user, for a history, or for nobody.
+
+        Raises:
+            FieldError: both a user and a history; k larger than what reaches the ranker.
+            UnknownItemError: an item of `history` is not in the catalogue.
+        """
+        start = time.perf_counter()
+        k = self._bounded(k)
+        requests = self._requests(user_id, history)
+        timing = {"history": _ms(start)}
+        funnel = self._funnels[self.settings.exclude_seen if exclude_seen is None else exclude_seen]
+        trace = funnel.run(requests)
+        timing |= {name: round(1000 * s, 3) for name, s in trace.seconds.items()}
+        items = self._items(trace.ranked.top(k))
+        if explain:
+            self._explain(items, trace)
+        timing["total"] = _ms(start)
+        return {
+            "items": items,
+            "served": "popular (new user)" if bool(trace.without_history[0]) else "personal",
+            "reason": f"only {len(items)} items are left that the history does not hold" if len(items) < k else None,
+            "timing_ms": timing,
+        }
+
+    def search(self, query: str, user_id: str | None, k: int | None) -> dict[str, Any]:
+        """Items whose words match, in the ranker's order for a user with a history, else by text match.
+
+        All that match have all words of the query where any item has; the ranker then orders the best `SEARCH_POOL` of
+        them by this user's interest alone, so text decides what is in the list and the user decides the order.
+        """
+        start = time.perf_counter()
+        k = self._bounded(k)
+        found = self.bundle.lexical.search(query, SEARCH_POOL)
+        timing = {"match": _ms(start)}
+        if not len(found.items):
+            timing["total"] = _ms(start)
+            reason = "no item's title, category or text has any of these words, or one spelled much alike"
+            return {"items": [], "served": "text match", "reason": reason, "matched": "nothing", "timing_ms": timing}
+        requests = self._requests(user_id, None, query)
+        middle = time.perf_counter()
+        ordered = self._funnels[False].order(requests, torch.from_numpy(found.items)[None])
+        timing["order"] = _ms(middle)
+        personal = bool(requests.lengths[0]) and self._funnels[False].has_scorer
+        text_rank = {int(item): place for place, item in enumerate(found.items, start=1)}
+        items = self._items(ordered.top(k))
+        for item, number in zip(items, ordered.items[0].tolist(), strict=False):
+            item["text_rank"] = text_rank[number]
+            if not personal:
+                item["score"] = float(found.scores[item["text_rank"] - 1])
+        timing["total"] = _ms(start)
+        return {
+            "items": items,
+            "served": f"personal (the ranker's order of the {len(found.items)} best text matches)"
+            if personal
+            else "text match",
+            "reason": f"only {len(items)} items match" if len(items) < k else None,
+            "matched": found.matched,
+            "timing_ms": timing,
+        }
+
+    def append(self, events: Sequence[dict[str, Any]]) -> dict[str, int]:
+        """Log events; the next request sees them.
+
+        Raises:
+            UnknownItemError: an item is not in the catalogue; nothing is logged.
+            FieldError: an event from the future.
+        """
+        now = self._now_ms()
+        for place, event in enumerate(events):
+            if event["ts_ms"] is not None and event["ts_ms"] > now + MAX_AHEAD_MS:
+                fix = "Send milliseconds since 1970 UTC, or leave ts_ms out."
+                raise FieldError(f"events.{place}.ts_ms", event["ts_ms"], "lies in the future", fix)
+        new = self.histories.append(
+            [Event(**{**e, "ts_ms": now if e["ts_ms"] is None else e["ts_ms"]}) for e in events]
+        )
+        return {"accepted": new, "repeated": len(events) - new}
+
+    def user(self, user_id: str, limit: int) -> dict[str, Any]:
+        """A user's history, newest first."""
+        items, times = self.histories.of_user(user_id)
+        newest = zip(items[::-1][:limit].tolist(), times[::-1][:limit].tolist(), strict=True)
+        return {
+            "user_id": user_id,
+            "known": len(items) > 0,
+            "length": len(items),
+            "history": [{**self._card(item), "ts_ms": ts_ms} for item, ts_ms in newest],
+        }
+
+    def users(self, limit: int) -> dict[str, Any]:
+        """Users with a history, evenly spread over the table."""
+        have = self._users_with_history
+        places = np.unique(np.linspace(0, len(have) - 1, min(limit, len(have))).astype(int)) if have else []
+        return {"users": [have[p] for p in places], "total": self.bundle.num_users}
+
+    def item(self, item_id: str) -> dict[str, Any]:
+        """An item of the catalogue.
+
+        Raises:
+            UnknownItemError: it is not in the catalogue.
+        """
+        item = self._known(item_id, "item_id")
+        return {**self._card(item), "text": self.bundle.texts[item]}
+
+    def thumbnail(self, item_id: str) -> bytes | None:
+        """Its picture as JPEG.
+
+        Raises:
+            UnknownItemError: it is not in the catalogue.
+        """
+        return self.bundle.thumbnail(self._known(item_id, "item_id"))
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "items": self.bundle.num_items,
+            "users": self.bundle.num_users,
+            "channels": [c.name for c in self.settings.channels],
+            "list_size": self.settings.list_size,
+            "max_k": self.settings.preranked_size,
+            "synthetic": self.bundle.is_synthetic,
+            "data": self.bundle.manifest["store"]["name"],
+        }
+
+    def _requests(self, user_id: str | None, history: Sequence[str] | None, query: str | None = None) -> Requests:
+        now = self._now_ms()
+        if user_id is not None and history is not None:
+            raise FieldError("history", len(history), "a user_id and a history were given", "Send one of the two.")
+        if user_id is not None:
+            return self.histories.request(user_id, now, query)
+        items = np.array([self._known(i, f"history.{p}") for p, i in enumerate(history or ())], dtype=np.int32)
+        return self.histories.request_with(items, np.full(len(items), now, dtype=np.int64), now, query=query)
+
+    def _bounded(self, k: int | None) -> int:
+        most = self.settings.preranked_size
+        if k is not None and k > most:
+            problem = f"only {most} candidates reach the ranker"
+            raise FieldError("k", k, problem, f"Ask for {most} or fewer, or export a funnel of larger preranked_size.")
+        return k or self.settings.list_size
+
+    def _known(self, item_id: str, where: str) -> int:
+        item = self.bundle.item_of(item_id)
+        if not item:
+            raise UnknownItemError(item_id, where)
+        return item
+
+    def _card(self, item: int) -> dict[str, Any]:
+        item_id = self.bundle.item_ids[item]
+        has_picture = self.bundle.has_thumbnail(item)
+        return {
+            "id": item_id,
+            "title": self.bundle.titles[item] or item_id,
+            "category": self.bundle.category_paths[item],
+            "thumbnail": f"/v1/thumbnails/{quote(item_id, safe='')}" if has_picture else None,
+        }
+
+    def _items(self, candidates: Candidates) -> list[dict[str, Any]]:
+        """The first request's items."""
+        rows = zip(
+            candidates.items[0].tolist(), candidates.scores[0].tolist(), candidates.ranks[0].tolist(), strict=True
+        )
+        return [
+            {
+                **self._card(item),
+                "score": score,
+                "rank": rank,
+                "channels": {c: r for c, r in zip(candidates.channels, ranks, strict=True) if r},
+            }
+            for rank, (item, score, ranks) in enumerate(rows, start=1)
+            if item
+        ]
+
+    def _explain(self, items: list[dict[str, Any]], trace: Trace) -> None:
+        """Add each item's place after every stage, and its channels' raw scores."""
+        places = {
+            name: {item: p for p, item in enumerate(stage.items[0].tolist(), start=1)}
+            for name, stage in (("merged", trace.merged), ("preranked", trace.preranked), ("ranked", trace.ranked))
+        }
+        final = zip(items, trace.ranked.items[0].tolist(), trace.ranked.channel_scores[0].tolist(), strict=False)
+        for item, number, scores in final:
+            by_channel = zip(trace.ranked.channels, scores, strict=True)
+            item["channel_scores"] = {c: s for c, s in by_channel if c in item["channels"]}
+            item["stages"] = {name: place[number] for name, place in places.items()}
+
+
+def _ms(since: float) -> float:
+    return round(1000 * (time.perf_counter() - since), 3)
