@@ -22,21 +22,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from penchant.data.numbering import number_items, number_queries, number_requests, number_users
 from penchant.data.schema import SOURCES
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
+from penchant.data.sources.times import time_checks, timed_view
 from penchant.data.split import define_splits
 from penchant.data.store import Store, write_store
 from penchant.data.summary import manifest_entries, print_summary
 from penchant.errors import DataError, StoreError
-
-FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
-"""1990 and 2100: a time outside is a broken clock or a misread unit."""
 
 CLICKED = (
     "CASE lower(CAST(label AS VARCHAR)) WHEN '1' THEN 1::TINYINT WHEN '1.0' THEN 1 WHEN 'true' THEN 1 "
     "WHEN '0' THEN 0 WHEN '0.0' THEN 0 WHEN 'false' THEN 0 END"
 )
 """SQL of an impression's label, however it is written; NULL if it is not one."""
-
-UNITS = {"seconds": 1e3, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6}
 
 
 def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console | None = None) -> Store:
@@ -105,8 +101,8 @@ def _check(raw: Raw) -> None:
         Check(f"{c} is missing", f"{c} IS NULL", c, missing or "Every event needs a user_id and an item_id.")
         for c in ("user_id", "item_id")
     ]
-    _as_ms(raw, raw.events, "events_ms", raw.has_time)
-    sift(raw, "events", "events_ms", [*present, *(_time_checks() if raw.has_time else ())], "events_ok")
+    timed_view(raw, raw.events, "events_ms", raw.has_time)
+    sift(raw, "events", "events_ms", [*present, *(time_checks() if raw.has_time else ())], "events_ok")
     if raw.work.value("SELECT count(*) FROM events_ok") == 0:
         why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "the file has no rows"
         samples = [s for r in raw.refused for s in r.samples][:1]
@@ -114,7 +110,7 @@ def _check(raw: Raw) -> None:
     if raw.impressions is None:
         return
     has = raw.work.types(raw.impressions)
-    _as_ms(raw, raw.impressions, "shown_timed", raw.has_time and "time" in has)
+    timed_view(raw, raw.impressions, "shown_timed", raw.has_time and "time" in has)
     place = "TRY_CAST(position AS SMALLINT)" if "position" in has else "0"
     raw.work.db.execute(f"CREATE VIEW shown_ms AS SELECT *, {place} AS place, {CLICKED} AS clicked FROM shown_timed")
     checks = [
@@ -129,48 +125,8 @@ def _check(raw: Raw) -> None:
         allowed = ", ".join(text(s) for s in SOURCES)
         checks.append(Check("unknown source", f"source NOT IN ({allowed})", "source", f"One of {', '.join(SOURCES)}."))
     if raw.has_time and "time" in has:
-        checks += _time_checks()
+        checks += time_checks()
     sift(raw, "impressions", "shown_ms", checks, "shown_ok")
-
-
-def _time_checks() -> list[Check]:
-    return [
-        Check("time is missing", "time IS NULL", "time", "Every event needs a time."),
-        Check(
-            "time is not understood",
-            "ms IS NULL",
-            "time",
-            "Write seconds or milliseconds since 1970, or ISO 8601 text.",
-        ),
-        Check("time is before 1990 or after 2100", f"ms < {FIRST_MS} OR ms >= {LAST_MS}", "time", "Check the unit."),
-    ]
-
-
-def _as_ms(raw: Raw, table: str, view: str, has_time: bool) -> None:
-    """A view of `table` with `ms`: one unit for the column, told from its type and size."""
-    work = raw.work
-    if not has_time:
-        work.db.execute(f"CREATE VIEW {view} AS SELECT *, row AS ms FROM {table}")
-        return
-    kind = work.types(table)["time"]
-    if kind.startswith("TIMESTAMP") or kind == "DATE":
-        expression, unit = "epoch_ms(CAST(time AS TIMESTAMPTZ))", "timestamps"
-    else:
-        number = "TRY_CAST(time AS DOUBLE)"
-        numeric, given, middle = work.rows(
-            f"SELECT count({number}), count(time), median(abs({number})) FILTER (isfinite({number})) FROM {table}"
-        )[0]
-        if 2 * numeric >= given:
-            unit = next((u for u, limit in zip(UNITS, (1e11, 1e14, 1e17), strict=False) if (middle or 0) < limit), "")
-            unit = unit or "nanoseconds"
-            # Numbers beyond any date become NULL here, so that the cast to an integer cannot fail.
-            scaled = f"{number} * {UNITS[unit]}"
-            expression = f"CASE WHEN abs({scaled}) < 1e17 THEN CAST(round({scaled}) AS BIGINT) END"
-        else:
-            expression, unit = "epoch_ms(TRY_CAST(time AS TIMESTAMPTZ))", "ISO 8601 text (UTC where no zone is given)"
-    what = "Event" if view == "events_ms" else "Impression"
-    raw.notes.append(f"{what} times were read as {unit}.")
-    work.db.execute(f"CREATE VIEW {view} AS SELECT *, {expression} AS ms FROM {table}")
 
 
 def _events(raw: Raw) -> pa.Table:

@@ -50,8 +50,8 @@ def print_summary(store: Store, console: Console) -> None:
     table.add_row("rows refused", f"{sum(r['count'] for r in m['refused']):,}")
     console.print(table)
     for r in m["refused"]:
-        console.print(f"[yellow]refused[/] {r['count']:,}: {escape(r['reason'])}. {escape(r['fix'])}")
+        console.print(f"[yellow]refused[/] {r['count']:,}: {escape(r['reason'])}. {escape(r['fix'])}", soft_wrap=True)
         for sample in r["samples"]:
-            console.print(f"    {escape(sample)}", highlight=False)
+            console.print(f"    {escape(sample)}", highlight=False, soft_wrap=True)
     for note in m["notes"]:
-        console.print(f"[cyan]note[/] {escape(note)}", highlight=False)
+        console.print(f"[cyan]note[/] {escape(note)}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from penchant.data.sources.formats import Opened, choices
+from penchant.data.sources.raw import Workspace
 from penchant.errors import DataError
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -33,14 +34,19 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "image": ("image_path", "image_file", "image_bytes", "picture", "photo", "poster", "thumbnail"),
     "position": ("rank", "slot", "pos"),
     "label": ("clicked", "click", "is_click", "is_clicked"),
+    "window": ("split", "set"),
 }
 """Further names a column is known by; capitals, spaces and punctuation do not count."""
+
+NO_ID = ("", "null", "none", "nan", "\\n", "<na>")
+"""What programs write where there is no id, in small letters: taken as an id it would be one enormous user."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "events": ("user_id", "item_id", "timestamp", "action", "query", "request_id"),
     "items": ("item_id", "title", "text", "category", "category_path", "image"),
     "impressions": ("request_id", "item_id", "label", "user_id", "timestamp", "query", "position"),
     "users": ("user_id",),
+    "split": ("user_id", "item_id", "timestamp", "window"),
 }
 """What each table may hold; items and users keep their further columns as they came."""
 
@@ -49,6 +55,7 @@ REQUIRED = {
     "items": ("item_id",),
     "impressions": ("request_id", "item_id", "label"),
     "users": ("user_id",),
+    "split": ("user_id", "item_id", "window"),
 }
 
 
@@ -93,3 +100,17 @@ def check_mapping(mapping: Mapping[str, str], opened: Mapping[str, Opened], foun
         if not any(fields.get(key) == column for fields in found.values()):
             have = "; ".join(f"{o.label}: {choices([*o.columns])}" for o in opened.values())
             raise DataError(f"no column {column!r} for {key}", where="--columns", fix=f"The columns are: {have}.")
+
+
+def id_sql(work: Workspace, table: Opened, column: str) -> str:
+    """SQL of an id as text: trimmed, NULL where programs write that there is none, 7 and not 7.0."""
+    value = table.columns[column]
+    if not table.textual:
+        kind = work.types(table.table)[value]
+        if kind in ("DOUBLE", "FLOAT"):
+            # pandas turns a column of integers with gaps into floats.
+            whole = f"{value} = floor({value}) AND abs({value}) < 1e15"
+            value = f"CASE WHEN {whole} THEN CAST(CAST({value} AS BIGINT) AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
+    cleaned = f"trim(CAST({value} AS VARCHAR))"
+    none = ", ".join("'" + n + "'" for n in NO_ID)
+    return f"CASE WHEN lower({cleaned}) NOT IN ({none}) THEN {cleaned} END"

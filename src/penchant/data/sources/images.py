@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
@@ -15,12 +16,12 @@ _FIX = "The item is kept without a picture."
 
 
 def load_images(
-    values: Sequence[str | bytes | None], folder: Path, places: Callable[[Sequence[int]], list[str]]
+    values: Sequence[Any], folder: Path, places: Callable[[Sequence[int]], list[str]]
 ) -> tuple[pa.ChunkedArray, list[Refused]]:
     """Read and check a column of pictures.
 
     Args:
-        values: encoded pictures, or paths relative to `folder`, which they must not leave.
+        values: encoded pictures (bytes), or paths relative to `folder`, which they must not leave.
         places: names the places of rows (from 1).
     Returns: binary column, NULL where there is no readable picture; what was refused.
     """
@@ -30,7 +31,7 @@ def load_images(
     for row, value in enumerate(values, 1):
         content, why = (None, "") if not value else _content(value, root)
         if why:
-            shown = value if isinstance(value, str) else f"{len(value or b'')} bytes"
+            shown = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)[:80]
             wrong.setdefault(why, []).append((row, shown))
         kept.append(content)
     refused = []
@@ -44,8 +45,10 @@ def load_images(
     return pa.chunked_array(chunks, pa.binary()), refused
 
 
-def _content(value: str | bytes, root: Path) -> tuple[bytes | None, str]:
+def _content(value: object, root: Path) -> tuple[bytes | None, str]:
     """The picture's bytes, or why there are none."""
+    if isinstance(value, dict):  # as the datasets library writes pictures to Parquet
+        value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
         if "://" in value:
             return None, "image is a web address, not a file"
@@ -55,6 +58,8 @@ def _content(value: str | bytes, root: Path) -> tuple[bytes | None, str]:
         if not path.is_file():
             return None, "image file is missing"
         value = path.read_bytes()
+    if not isinstance(value, bytes):
+        return None, "image is neither a path nor bytes"
     return (value, "") if decodes(value) else (None, "image cannot be decoded")
 
 

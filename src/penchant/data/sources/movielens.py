@@ -65,7 +65,7 @@ def read(options: MovieLens) -> Raw:
             )
         path = download(options.path, notes)
     work = Workspace()
-    folder = _files(path, work.folder / "files")
+    folder = _files(path, work.folder)
     if "u.data" in folder:
         raw = _read_100k(work, folder)
     elif "ratings.dat" in folder:
@@ -92,13 +92,14 @@ def _files(path: Path, into: Path) -> dict[str, Path]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                base = PurePosixPath(member.filename).name
-                # Only what is read, under its bare name: a member's path is not trusted.
+                base, parent = PurePosixPath(member.filename).name, PurePosixPath(member.filename).parent.name
                 if base in _READ and not member.is_dir():
-                    into.mkdir(exist_ok=True)
-                    with archive.open(member) as source, (into / base).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-                    found[base] = into / base
+                    # A member's path is not trusted; the release's name is all that is taken of it.
+                    target = into / (parent if re.fullmatch(r"ml-[\w-]+", parent) else "files") / base
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(member) as source, target.open("wb") as file:
+                        shutil.copyfileobj(source, file)
+                    found[base] = target
     except zipfile.BadZipFile as error:
         raise DataError(f"not a readable zip archive ({error})", where=path, fix="Download it again.") from error
     return found

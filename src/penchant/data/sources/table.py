@@ -10,14 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from penchant.data.sources.columns import FIELDS, check_mapping, find_columns
+from penchant.data.sources.columns import check_mapping, find_columns, id_sql
 from penchant.data.sources.formats import Opened, choices, open_arrow, open_file
 from penchant.data.sources.images import load_images
 from penchant.data.sources.raw import Raw, Workspace, name
 from penchant.errors import DataError
-
-NO_ID = ("", "null", "none", "nan", "\\n", "<na>")
-"""What programs write where there is no id, in small letters: taken as an id it would be one enormous user."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,17 @@ def read(options: Table) -> Raw:
             raise DataError(f"{pair!r} maps nothing", where="--columns", fix="Write user_id=customer item_id=sku.")
         mapping[key] = column
     work = Workspace()
-    paths = {k: getattr(options, k) for k in FIELDS if getattr(options, k) is not None}
-    opened = {k: open_file(work, Path(p).expanduser(), f"file_{k}", options.header) for k, p in paths.items()}
+    given = {
+        "events": options.events,
+        "items": options.items,
+        "impressions": options.impressions,
+        "users": options.users,
+    }
+    opened = {
+        k: open_file(work, path.expanduser(), f"file_{k}", options.header)
+        for k, path in given.items()
+        if path is not None
+    }
     folder = options.items.expanduser().parent if options.items else Path()
     return _assemble(work, opened, mapping, options.name or options.events.name.split(".")[0], folder)
 
@@ -130,27 +136,13 @@ def _assemble(
     return raw
 
 
-def _id(work: Workspace, table: Opened, column: str) -> str:
-    """SQL of an id as text: trimmed, NULL where programs write that there is none, 7 and not 7.0."""
-    value = table.columns[column]
-    if not table.textual:
-        kind = work.types(table.table)[value]
-        if kind in ("DOUBLE", "FLOAT"):
-            # pandas turns a column of integers with gaps into floats.
-            whole = f"{value} = floor({value}) AND abs({value}) < 1e15"
-            value = f"CASE WHEN {whole} THEN CAST(CAST({value} AS BIGINT) AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
-    cleaned = f"trim(CAST({value} AS VARCHAR))"
-    none = ", ".join("'" + n + "'" for n in NO_ID)
-    return f"CASE WHEN lower({cleaned}) NOT IN ({none}) THEN {cleaned} END"
-
-
 def _log_view(work: Workspace, table: Opened, found: Mapping[str, str], view: str) -> None:
     """A view of the log under the names `prepare` knows."""
     parts = ["row"]
     for key, column in found.items():
         value = table.columns[column]
         if key in ("user_id", "item_id", "request_id"):
-            parts.append(f"{_id(work, table, column)} AS {key}")
+            parts.append(f"{id_sql(work, table, column)} AS {key}")
         elif key == "timestamp":
             parts.append(f"{value} AS time")
         elif key in ("action", "query"):
@@ -163,7 +155,7 @@ def _log_view(work: Workspace, table: Opened, found: Mapping[str, str], view: st
 def _from_one(raw: Raw) -> None:
     """Positions that start at 0 are moved to start at 1, as 0 means unknown."""
     if raw.work.value("SELECT min(TRY_CAST(position AS INTEGER)) FROM raw_shown") == 0:
-        moved = "TRY_CAST(position AS INTEGER) + 1 AS position"
+        moved = "coalesce(CAST(TRY_CAST(position AS INTEGER) + 1 AS VARCHAR), CAST(position AS VARCHAR)) AS position"
         raw.work.db.execute(f"CREATE VIEW raw_shown_from_one AS SELECT * REPLACE ({moved}) FROM raw_shown")
         raw.impressions = "raw_shown_from_one"
         raw.notes.append("Positions start at 0; 1 was added to each.")
@@ -173,10 +165,10 @@ def _kept(work: Workspace, table: Opened, found: Mapping[str, str]) -> pa.Table:
     """A table's known columns under their names, then its other columns as they came."""
     parts = []
     for key, column in found.items():
-        parts.append(f"{_id(work, table, column) if key.endswith('_id') else table.columns[column]} AS {key}")
+        parts.append(f"{id_sql(work, table, column) if key.endswith('_id') else table.columns[column]} AS {key}")
     others = [c for c in table.columns if c not in found.values()]
     parts += [f"{table.columns[c]} AS {name(_own_name(c))}" for c in others]
-    return work.arrow(f"SELECT {', '.join(parts)} FROM {table.table} ORDER BY row")
+    return work.arrow(f"SELECT {', '.join(parts)} FROM {table.table} ORDER BY {table.table}.row")
 
 
 _RESERVED = ("item", "user", "item_id", "user_id", "title", "text", "category", "category_path", "image")

@@ -1,0 +1,50 @@
+"""Times of any usual kind as milliseconds since 1970 UTC: one unit for a column, told from its type and size."""
+
+from __future__ import annotations
+
+from penchant.data.sources.raw import Check, Raw, Workspace
+
+FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
+"""1990 and 2100: a time outside is a broken clock or a misread unit."""
+
+UNITS = (("seconds", 1e11, 1e3), ("milliseconds", 1e14, 1.0), ("microseconds", 1e17, 1e-3), ("nanoseconds", 1e20, 1e-6))
+"""Unit, what the column's median is under, milliseconds in it."""
+
+
+def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
+    """SQL for the milliseconds of column `time` of a table, NULL where it is no time; and its unit.
+
+    A column is taken for numbers if at least half of it are.
+    """
+    kind = work.types(table)["time"]
+    if kind.startswith("TIMESTAMP") or kind == "DATE":
+        return "epoch_ms(TRY_CAST(time AS TIMESTAMPTZ))", "timestamps (UTC where they have no zone)"
+    number = "TRY_CAST(time AS DOUBLE)"
+    numeric, given, middle = work.rows(
+        f"SELECT count({number}), count(time), median(abs({number})) FILTER (isfinite({number})) FROM {table}"
+    )[0]
+    if 2 * numeric < given:
+        return "epoch_ms(TRY_CAST(time AS TIMESTAMPTZ))", "ISO 8601 text (UTC where it has no zone)"
+    unit, factor = next(((u, f) for u, limit, f in UNITS if (middle or 0) < limit), (UNITS[-1][0], UNITS[-1][2]))
+    # Numbers beyond any date would not fit an integer; they are cut to one that is refused as a date. NaN passes for
+    # the largest number.
+    return f"CAST(round(greatest(least({number} * {factor}, 1e17), -1e17)) AS BIGINT)", unit
+
+
+def timed_view(raw: Raw, table: str, view: str, has_time: bool) -> None:
+    """Create a view of `table` with `ms`: the time, or the row's number where there is only an order."""
+    expression = "row"
+    if has_time:
+        expression, unit = ms_sql(raw.work, table)
+        raw.notes.append(f"Times of {table.removeprefix('raw_')} were read as {unit}.")
+    raw.work.db.execute(f"CREATE VIEW {view} AS SELECT *, {expression} AS ms FROM {table}")
+
+
+def time_checks() -> list[Check]:
+    """What `ms` must satisfy."""
+    fix = "Write seconds or milliseconds since 1970, or ISO 8601 text."
+    return [
+        Check("time is missing", "time IS NULL", "time", "Every row needs a time."),
+        Check("time is not understood", "ms IS NULL", "time", fix),
+        Check("time is before 1990 or after 2100", f"ms < {FIRST_MS} OR ms >= {LAST_MS}", "time", "Is its unit right?"),
+    ]
