@@ -133,12 +133,14 @@ def long_files(src: Path) -> list[str]:
 
 
 def crowded_folders(src: Path) -> list[str]:
-    """No folder with over MAX_ENTRIES entries; the package markers are not counted."""
-    entries: dict[Path, int] = defaultdict(int)
+    """No folder with over MAX_ENTRIES entries; the package markers and folders without files are not counted."""
+    entries: dict[Path, set[Path]] = defaultdict(set)
     for path in src.rglob("*"):
-        if "__pycache__" not in path.parts and path.name not in ("__init__.py", "py.typed"):
-            entries[path.parent] += 1
-    return [f"{folder}: {count} entries" for folder, count in entries.items() if count > MAX_ENTRIES]
+        if path.is_file() and "__pycache__" not in path.parts and path.name not in ("__init__.py", "py.typed"):
+            inside = [path, *path.relative_to(src).parents]
+            for entry in (src.joinpath(p) for p in inside[:-1]):
+                entries[entry.parent].add(entry)
+    return [f"{folder}: {len(names)} entries" for folder, names in entries.items() if len(names) > MAX_ENTRIES]
 
 
 def unsafe_loading(src: Path) -> list[str]:
