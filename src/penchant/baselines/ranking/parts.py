@@ -29,7 +29,7 @@ class RankerConfig:
     dropout: float = 0.1
     """Inside the last network."""
     embedding_dropout: float = 0.3
-    """On the candidate's and the pooled embedding. Without it a ranker by item identity overfits after one epoch."""
+    """On the candidate's and the pooled embedding, against learning the items by heart."""
 
 
 class ItemEmbedding(nn.Module):
