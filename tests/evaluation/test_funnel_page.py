@@ -79,7 +79,7 @@ def test_the_page_shows_the_numbers(page: str) -> None:
         "first → third",
     ):
         assert said in text
-    assert "Cut off in the merge; best place in a channel&#39;s list: 41" in text
+    assert "Cut off in the merge, at best in place 41 of a channel" in text
 
 
 def test_synthetic_data_is_labelled_and_real_data_is_not(page: str) -> None:

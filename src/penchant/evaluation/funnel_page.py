@@ -39,9 +39,9 @@ LOST = {
 
 LOST_ONE = {
     "retrieve": "No channel found it",
-    "merge": "Cut off in the merge; best place in a channel's list",
-    "prerank": "Dropped in pre-ranking; place in the merged list",
-    "rank": "Ranked too low; place in the final order",
+    "merge": "Cut off in the merge, at best in place {place:,} of a channel",
+    "prerank": "Dropped in pre-ranking, from place {place:,} of the merged list",
+    "rank": "Ranked too low, in place {place:,}",
 }
 
 
@@ -209,12 +209,11 @@ def _lost_row(entry: LostTarget, titles: Sequence[str]) -> dict[str, Any]:
     def title(item: int) -> str:
         return titles[item] if item < len(titles) else f"item {item}"
 
-    place = f": {entry.place:,}" if entry.place else ""
     return {
         "title": title(entry.item),
         "count": entry.training_count,
         "stage": entry.stage,
-        "how": LOST_ONE[entry.stage] + place,
+        "how": LOST_ONE[entry.stage].format(place=entry.place),
         "history": [title(item) for item in entry.history],
     }
 
