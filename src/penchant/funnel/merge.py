@@ -30,14 +30,14 @@ def merge_quota(lists: Sequence[Candidates], quotas: Sequence[int], size: int) -
     if len(quotas) != len(lists) or min(quotas) < 0:
         raise ValueError(f"{len(lists)} channels need as many quotas from 0, got {list(quotas)}")
     items, ranks, channel_scores = _distinct(lists)
-    quota = torch.tensor(list(quotas), device=items.device)
-    longest = max(c.items.shape[1] for c in lists)
-    within = ranks <= quota
-    # (phase, rank within the phase, channel) as one number.
-    turn = torch.where(within, ranks, longest + ranks - quota) * len(lists)
-    turn = turn + torch.arange(len(lists), device=items.device)
-    first = torch.where(ranks > 0, turn, 2 * (longest + 1) * len(lists)).amin(2)
-    order = first.argsort(dim=1, stable=True)
+    longest = max(one.items.shape[1] for one in lists)
+    # (phase, rank within the phase, channel) as one number, the smallest over the channels.
+    first = torch.full_like(items, 2 * (longest + 1) * len(lists))
+    for c, quota in enumerate(quotas):
+        rank = ranks[..., c]
+        turn = torch.where(rank <= quota, rank, longest + rank - quota) * len(lists) + c
+        first = torch.where(rank > 0, torch.minimum(first, turn), first)
+    order = first.argsort(dim=1)
     place = torch.arange(1, items.shape[1] + 1, device=items.device).expand_as(items)
     return _taken(lists, items, ranks, channel_scores, order, 1.0 / place, size)
 
