@@ -74,7 +74,7 @@ class Bundle:
                 raise BundleError("is missing", where=file, fix="Export the run again.")
             if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
                 raise BundleError("its bytes are not those that were exported", where=file, fix="Export the run again.")
-        items = pq.read_table(path / "items.parquet")
+        items = _table(path / "items.parquet")
         has_pictures = "thumbnails.npy" in manifest["files"]
         try:
             funnel = load_funnel(path)
@@ -88,7 +88,7 @@ class Bundle:
             titles=[None, *items["title"].to_pylist()],
             category_paths=[None, *items["category_path"].to_pylist()],
             texts=[None, *items["text"].to_pylist()],
-            user_ids=["", *_column(path / "users.parquet", "user_id")],
+            user_ids=["", *_table(path / "users.parquet")["user_id"].to_pylist()],
             history_indptr=_mapped(path / "history_indptr.npy"),
             history_items=_mapped(path / "history_items.npy"),
             history_ts_ms=_mapped(path / "history_ts_ms.npy"),
@@ -170,9 +170,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _column(path: Path, name: str) -> list[Any]:
-    table: pa.Table = pq.read_table(path, columns=[name])
-    return table[name].to_pylist()
+def _table(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:  # read_table would import pandas where it is installed
+        return file.read()
 
 
 def _mapped(path: Path) -> np.ndarray:

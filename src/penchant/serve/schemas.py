@@ -48,6 +48,15 @@ class SearchInput(_Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "star wars", "user_id": "42", "k": 10}]})
 
 
+class HistoryInput(_Input):
+    """Whose history."""
+
+    user_id: Id
+    limit: int = Field(50, ge=1, le=MAX_HISTORY)
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "42", "limit": 50}]})
+
+
 class EventInput(_Input):
     """One action of a user."""
 
@@ -125,7 +134,7 @@ class HistoryItem(BaseModel):
     ts_ms: int
 
 
-class UserOutput(BaseModel):
+class HistoryOutput(BaseModel):
     """A user's history, newest first."""
 
     user_id: str

@@ -14,7 +14,8 @@ from penchant.errors import PenchantError
 from penchant.funnel.pipeline import Trace
 from penchant.funnel.stages import Candidates, Requests
 from penchant.serve.bundle import Bundle
-from penchant.serve.events import Event, EventLog, Histories, UnknownItemError
+from penchant.serve.events import Event, EventLog
+from penchant.serve.histories import Histories, UnknownItemError
 
 SEARCH_POOL = 200
 """Best text matches that the ranker orders anew."""
@@ -139,7 +140,7 @@ class Service:
         )
         return {"accepted": new, "repeated": len(events) - new}
 
-    def user(self, user_id: str, limit: int) -> dict[str, Any]:
+    def history(self, user_id: str, limit: int) -> dict[str, Any]:
         """A user's history, newest first."""
         items, times = self.histories.of_user(user_id)
         newest = zip(items[::-1][:limit].tolist(), times[::-1][:limit].tolist(), strict=True)

@@ -138,7 +138,7 @@ async function refresh(compare, note) {
   try {
     const asked = { user_id: state.user, k: state.listSize };
     const [user, answer] = await Promise.all([
-      call(`/v1/users/${encodeURIComponent(state.user)}`),
+      call("/v1/history", { user_id: state.user }),
       state.query ? call("/v1/search", { ...asked, query: state.query }) : call("/v1/recommend", asked),
     ]);
     if (turn !== state.turn) return;

@@ -1,0 +1,320 @@
+"""The HTTP server: what it answers, what it refuses and how, and what it never says."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from penchant.serve import schemas
+from penchant.serve.app import create_app
+from penchant.serve.bundle import Bundle
+from penchant.serve.events import EventLog
+from penchant.serve.histories import Histories
+from penchant.serve.service import Service
+from tests.serve.conftest import NOW_MS
+
+
+@pytest.fixture
+def client(bundle: Bundle, tmp_path: Path) -> Iterator[TestClient]:
+    service = Service(bundle, EventLog(tmp_path / "events.sqlite"), now_ms=lambda: NOW_MS)
+    with TestClient(create_app(service, workers=1)) as client:
+        yield client
+
+
+def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+def problem(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["problem"]
+    assert error["fix"]
+    return error
+
+
+def test_the_list_is_the_funnels_own(client: TestClient, bundle: Bundle) -> None:
+    for user in ("u1", "u7", "stranger"):
+        requests = Histories(bundle, EventLog(":memory:"), 25).request(user, NOW_MS)
+        expected = bundle.funnel.recommend(requests, 20)
+        items = post(client, "recommend", user_id=user, k=20)["items"]
+        assert [bundle.item_of(item["id"]) for item in items] == expected.items[0].tolist()
+        assert [item["score"] for item in items] == expected.scores[0].tolist()
+        for item, ranks in zip(items, expected.ranks[0].tolist(), strict=True):
+            assert item["channels"] == {c: r for c, r in zip(expected.channels, ranks, strict=True) if r}
+
+
+def test_an_item_carries_what_a_page_needs(client: TestClient, bundle: Bundle) -> None:
+    answer = post(client, "recommend", user_id="u1")
+    assert len(answer["items"]) == 10
+    assert [item["rank"] for item in answer["items"]] == list(range(1, 11))
+    for item in answer["items"]:
+        number = bundle.item_of(item["id"])
+        assert item["title"] == bundle.titles[number]
+        assert item["category"] == bundle.category_paths[number]
+        assert (item["thumbnail"] is not None) == bundle.has_thumbnail(number)
+        assert item["channels"]
+    assert answer["served"] == "personal"
+    assert answer["reason"] is None
+    stages = [
+        "history",
+        "retrieve:markov",
+        "retrieve:gru4rec",
+        "retrieve:popularity",
+        "merge",
+        "prerank",
+        "rank",
+        "total",
+    ]
+    assert list(answer["timing_ms"]) == stages
+
+
+def test_unknown_and_anonymous_visitors_get_the_popular_list(client: TestClient, bundle: Bundle) -> None:
+    counts = bundle.funnel.retrievers[2].model.counts  # type: ignore[attr-defined]
+    for who in ({"user_id": "stranger"}, {}, {"history": []}):
+        answer = post(client, "recommend", k=5, **who)
+        assert answer["served"] == "popular (new user)"
+        shown = [int(counts[bundle.item_of(item["id"])]) for item in answer["items"]]
+        assert shown == sorted(counts.tolist(), reverse=True)[:5]
+
+
+def test_the_next_request_sees_an_event(client: TestClient) -> None:
+    before = post(client, "recommend", user_id="stranger")
+    assert post(client, "events", events=[{"user_id": "stranger", "item_id": "i5"}]) == {"accepted": 1, "repeated": 0}
+    after = post(client, "recommend", user_id="stranger")
+    assert after["served"] == "personal"
+    assert after["items"] != before["items"]
+    history = post(client, "history", user_id="stranger")
+    assert [(item["id"], item["ts_ms"]) for item in history["history"]] == [("i5", NOW_MS)]
+
+
+def test_a_history_in_the_request_is_answered_as_the_same_history_of_a_user(client: TestClient) -> None:
+    post(client, "events", events=[{"user_id": "stranger", "item_id": i} for i in ("i5", "i13", "i21")])
+    given = post(client, "recommend", history=["i5", "i13", "i21"])
+    assert given["items"] == post(client, "recommend", user_id="stranger")["items"]
+
+
+def test_a_repeated_event_is_kept_once(client: TestClient) -> None:
+    event = {"user_id": "u1", "item_id": "i5", "action": "buy", "event_id": "e-1"}
+    assert post(client, "events", events=[event]) == {"accepted": 1, "repeated": 0}
+    assert post(client, "events", events=[event]) == {"accepted": 0, "repeated": 1}
+
+
+def test_seen_items_are_left_out_when_asked(client: TestClient) -> None:
+    seen = {item["id"] for item in post(client, "history", user_id="u1")["history"]}
+    ids = {item["id"] for item in post(client, "recommend", user_id="u1", k=20, exclude_seen=True)["items"]}
+    assert not ids & seen
+    assert {item["id"] for item in post(client, "recommend", user_id="u1", k=20, exclude_seen=False)["items"]} & seen
+
+
+def test_who_has_seen_everything_gets_a_reason_and_no_error(client: TestClient, bundle: Bundle, tmp_path: Path) -> None:
+    settings = replace(bundle.funnel.settings, max_history=200)
+    funnel = type(bundle.funnel)(bundle.funnel.retrievers, bundle.funnel.prerank, bundle.funnel.rank, settings)
+    service = Service(replace(bundle, funnel=funnel), EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    answer = service.recommend(None, bundle.item_ids[1:], 5, True, False)
+    assert answer["items"] == []
+    assert answer["reason"] == "only 0 items are left that the history does not hold"
+
+
+def test_explain_gives_places_after_every_stage(client: TestClient) -> None:
+    assert "stages" not in post(client, "recommend", user_id="u1")["items"][0]
+    items = post(client, "recommend", user_id="u1", explain=True, k=20)["items"]
+    assert [item["stages"]["ranked"] for item in items] == list(range(1, 21))
+    assert sorted(item["stages"]["preranked"] for item in items) == list(range(1, 21))
+    assert all(item["channel_scores"].keys() == item["channels"].keys() for item in items)
+
+
+def test_a_search_gives_matches_only_in_the_rankers_order(client: TestClient, bundle: Bundle) -> None:
+    anonymous = post(client, "search", query="red thing", k=20)
+    personal = post(client, "search", query="red thing", k=20, user_id="u1")
+    assert anonymous["served"] == "text match"
+    assert [item["text_rank"] for item in anonymous["items"]] == list(range(1, len(anonymous["items"]) + 1))
+    assert anonymous["matched"] == "all words"
+    assert personal["served"].startswith("personal")
+    assert {item["id"] for item in personal["items"]} == {item["id"] for item in anonymous["items"]}
+    assert personal["items"] != anonymous["items"]
+    scores = [item["score"] for item in personal["items"]]
+    assert scores == sorted(scores, reverse=True)
+    for item in personal["items"]:
+        assert "red" in (bundle.titles[bundle.item_of(item["id"])] or "")
+
+
+def test_a_search_without_a_match_says_so(client: TestClient) -> None:
+    answer = post(client, "search", query="zebra", user_id="u1")
+    assert answer["items"] == []
+    assert answer["matched"] == "nothing"
+    assert "no item" in answer["reason"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "value"),
+    [
+        ("recommend", {"user_id": "u1", "k": 0}, "k", 0),
+        ("recommend", {"user_id": "u1", "k": schemas.MAX_K + 1}, "k", schemas.MAX_K + 1),
+        ("recommend", {"user_id": "u1", "k": 21}, "k", 21),
+        ("recommend", {"user_id": "u1", "k": "5"}, "k", "5"),
+        ("recommend", {"user_id": 1}, "user_id", 1),
+        ("recommend", {"user_id": ""}, "user_id", ""),
+        ("recommend", {"user": "u1"}, "user", "u1"),
+        ("recommend", {"user_id": "u1", "history": ["i1"]}, "history", 1),
+        ("recommend", {"history": ["i1", "i999"]}, "history.1", "i999"),
+        ("recommend", {"history": ["i1"] * (schemas.MAX_HISTORY + 1)}, "history", "list of 1001"),
+        ("search", {"query": ""}, "query", ""),
+        ("search", {"query": "x" * 201}, "query", f"{'x' * 100}... (201 characters)"),
+        ("search", {}, "query", None),
+        ("events", {"events": []}, "events", "list of 0"),
+        ("events", {"events": [{"user_id": "u1", "item_id": "i1"}] * 1001}, "events", "list of 1001"),
+        ("events", {"events": [{"user_id": "u1", "item_id": "i999"}]}, "events.0.item_id", "i999"),
+        ("events", {"events": [{"user_id": "u1", "item_id": "i1", "ts_ms": -1}]}, "events.0.ts_ms", -1),
+        (
+            "events",
+            {"events": [{"user_id": "u1", "item_id": "i1", "ts_ms": NOW_MS + 61_000}]},
+            "events.0.ts_ms",
+            NOW_MS + 61_000,
+        ),
+        ("events", {"events": [{"user_id": "u1", "item_id": "i1", "action": "A b"}]}, "events.0.action", "A b"),
+    ],
+)
+def test_a_refusal_names_field_value_and_fix(
+    client: TestClient, path: str, body: dict[str, Any], field: str, value: object
+) -> None:
+    error = problem(client, path, **body)
+    assert (error["field"], error["value"]) == (field, value)
+
+
+def test_a_refused_batch_of_events_leaves_no_trace(client: TestClient) -> None:
+    problem(client, "events", events=[{"user_id": "u1", "item_id": "i1"}, {"user_id": "u1", "item_id": "i999"}])
+    problem(client, "events", events=[{"user_id": "stranger", "item_id": "i1"}, {"user_id": "stranger"}])
+    assert post(client, "history", user_id="stranger")["known"] is False
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[1]", b'"x"', b"\xff\xfe", b'{"k": NaN}', b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: bytes) -> None:
+    answer = client.post("/v1/recommend", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["errors"][0]["fix"]
+
+
+def test_a_large_body_is_refused_before_it_is_parsed(client: TestClient) -> None:
+    def parts() -> Iterator[bytes]:  # of unknown length
+        for _ in range(20):
+            yield b" " * (schemas.MAX_BODY_BYTES // 16)
+
+    for content in (b" " * (schemas.MAX_BODY_BYTES + 1), parts()):
+        answer = client.post("/v1/recommend", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413
+        assert str(schemas.MAX_BODY_BYTES) in answer.json()["errors"][0]["problem"]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/v1/events", 405)])
+def test_unknown_paths_and_methods_are_answered_in_the_same_form(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.json()["errors"][0]["fix"]
+
+
+def test_items_and_their_pictures(client: TestClient, bundle: Bundle) -> None:
+    assert client.get("/v1/items/i2").json() == {
+        "id": "i2",
+        "title": bundle.titles[2],
+        "category": bundle.category_paths[2],
+        "text": bundle.texts[2],
+        "thumbnail": "/v1/thumbnails/i2",
+    }
+    picture = client.get("/v1/thumbnails/i2")
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert picture.content == bundle.thumbnail(2)
+    for path in ("items/i999", "thumbnails/i999", "thumbnails/i1"):  # the first item has no picture
+        answer = client.get(f"/v1/{path}")
+        assert answer.status_code == 404
+        assert answer.json()["errors"][0]["value"] == path.split("/")[1]
+
+
+def test_sample_users_have_histories(client: TestClient) -> None:
+    answer = client.get("/v1/users", params={"limit": 7}).json()
+    assert answer["total"] == 60
+    assert len(set(answer["users"])) == 7
+    assert all(post(client, "history", user_id=user)["known"] for user in answer["users"])
+    assert client.get("/v1/users", params={"limit": 101}).json()["errors"][0]["field"] == "limit"
+
+
+def test_ids_may_hold_any_character(client: TestClient) -> None:
+    strange = "a/b?c#d é%20"
+    post(client, "events", events=[{"user_id": strange, "item_id": "i5"}])
+    answer = post(client, "history", user_id=strange)
+    assert (answer["user_id"], answer["length"]) == (strange, 1)
+
+
+def test_health_says_what_is_served(client: TestClient) -> None:
+    answer = client.get("/healthz").json()
+    assert answer == schemas.HealthOutput(**answer).model_dump()
+    assert (answer["status"], answer["items"], answer["users"], answer["synthetic"]) == ("ok", 80, 60, False)
+
+
+def test_answers_are_as_openapi_says(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    assert set(described["paths"]["/v1/recommend"]["post"]["responses"]) == {"200", "413", "422"}
+    assert described["components"]["schemas"]["RecommendInput"]["examples"]
+    schemas.RecommendOutput.model_validate(post(client, "recommend", user_id="u1", explain=True))
+    schemas.SearchOutput.model_validate(post(client, "search", query="red"))
+    schemas.HistoryOutput.model_validate(post(client, "history", user_id="u1"))
+    schemas.ItemDetail.model_validate(client.get("/v1/items/i1").json())
+
+
+def test_the_page_works_offline_and_under_a_strict_policy(client: TestClient) -> None:
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    for name in ("style.css", "app.js", "icon.svg"):
+        part = client.get(f"/console/{name}")
+        assert part.status_code == 200
+        assert f"/console/{name}" in page.text
+        for text in (page.text, part.text.replace("http://www.w3.org/2000/svg", "")):
+            assert "http://" not in text
+            assert "https://" not in text
+            assert "innerHTML" not in text
+            assert "style=" not in text
+            assert "onclick=" not in text
+    assert client.get("/console/..%2Fapp.py").status_code == 404
+    assert client.get("/docs").status_code == 404  # its scripts come from elsewhere
+
+
+def test_the_log_names_routes_and_no_user_item_or_query(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(bundle, EventLog(tmp_path / "log"))
+    with TestClient(create_app(service, workers=1)) as client, caplog.at_level(logging.INFO, "penchant"):
+        post(client, "recommend", user_id="secret-user")
+        post(client, "search", query="secret-words", user_id="secret-user")
+        post(client, "history", user_id="secret-user")
+        client.get("/v1/items/secret-item")
+        assert client.get("/secret-path").status_code == 404
+        problem(client, "recommend", history=["secret-item"])
+
+        message = "secret-user"
+
+        def broken(*_: object) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(service, "recommend", broken)
+        answer = client.post("/v1/recommend", json={"user_id": "secret-user"})
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("penchant")]
+    assert not [line for line in ours if "secret" in line]
+    assert any(line.startswith("POST /v1/recommend 200") for line in ours)
+    assert any(line.startswith("POST /v1/history 200") for line in ours)
+    assert any(line.startswith("RuntimeError in /v1/recommend") for line in ours)
+    assert json.loads(answer.text)["errors"][0]["field"] == "server"
