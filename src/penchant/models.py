@@ -1,4 +1,4 @@
-"""Saving and loading any model: `model.safetensors` and `model.json`, nothing that could run code.
+"""Saving and loading any model: `model.safetensors` and `model.json`, nothing that could run code; and the device.
 
 Every model is built from its own frozen `Config` and the catalogue's `Sizes`; everything else about it (weights,
 counts, the items' categories) is in its state.
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from penchant.data.store import write_json
-from penchant.errors import RunError
+from penchant.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +92,19 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
     ) as error:
         raise RunError(f"damaged or of another version ({error})", where=folder, fix="Train it again.") from error
     return model.to(device).eval()
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto" (CUDA, then MPS, then CPU), or any name torch knows.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {name!r} on this machine", fix="Use --device cpu or auto.") from error

@@ -31,13 +31,12 @@ from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.ranking import ImpressionBatches, evaluate_impressions
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
-from penchant.device import pick_device
 from penchant.errors import RunError
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
-from penchant.models import Sizes, build_model, load_model, save_model
+from penchant.models import Sizes, build_model, load_model, pick_device, save_model
 from penchant.training.loop import FitResult, TrainConfig, fit
 
 RUN = "run.json"
@@ -98,7 +97,6 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
     Raises:
         RunError: `out` holds another run.
     """
-    out.mkdir(parents=True, exist_ok=True)
     describe_run(run, store, split, out)
     finished = out / "result.json"
     if finished.is_file():
@@ -133,6 +131,7 @@ def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:
                 "holds a run of other settings or data", where=out, fix="Choose another --out, or remove it."
             )
         return
+    out.mkdir(parents=True, exist_ok=True)
     write_json(path, {**stated, "versions": versions_here()})
 
 

@@ -20,9 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from penchant.data.store import fingerprint
-from penchant.device import pick_device
 from penchant.errors import RunError
-from penchant.models import save_model
+from penchant.models import pick_device, save_model
 from penchant.training.checkpoint import Progress, load_checkpoint, locked, save_checkpoint
 from penchant.training.optim import OptimConfig, build_optimizers, rate, set_rate
 

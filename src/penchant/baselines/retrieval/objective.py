@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from penchant.data.batch import SequenceBatch
+from penchant.data.sampling import NegativeSampler
 from penchant.losses import full_softmax, sampled_softmax
 
 
@@ -20,6 +21,8 @@ class SoftmaxConfig:
     """Largest catalogue that is scored whole."""
     num_sampled: int = 8192
     """Negatives drawn by popularity beyond that, shared by the batch; the batch's other targets come on top."""
+    alpha: float = 0.75
+    """Power of the popularity they are drawn by; 0 = uniform."""
 
 
 class SoftmaxObjective:
@@ -31,11 +34,8 @@ class SoftmaxObjective:
 
     def __init__(self, config: SoftmaxConfig, counts: Tensor) -> None:
         self.config = config
-        # Half by popularity, half uniform: popular items are the hard ones, and no item may be impossible.
-        known = torch.ones(len(counts))
-        known[0] = 0.0
-        self.probs = 0.5 * counts.float() / counts.sum().clamp(min=1) + 0.5 * known / known.sum()
-        self.shares = counts.float() / counts.sum().clamp(min=1)
+        self.sampler = NegativeSampler.by_popularity(counts, config.alpha)
+        self.shares = counts / counts.sum().clamp(min=1)
 
     def __call__(self, model: Any, batch: SequenceBatch) -> dict[str, Tensor]:
         """{"softmax": mean cross-entropy in nats}. `model` has hidden, item_vectors and embed_items."""
@@ -43,10 +43,11 @@ class SoftmaxObjective:
         targets = batch.targets[batch.mask]
         if model.num_items <= self.config.full_up_to_items:
             return {"softmax": full_softmax(hidden, model.item_vectors(), targets)}
-        drawn = torch.multinomial(self.probs, self.config.num_sampled, replacement=True).to(targets.device)
+        drawn = self.sampler.sample(self.config.num_sampled, torch.default_generator).to(targets.device)
         candidates, inverse = torch.unique(torch.cat([targets, drawn]), return_inverse=True)
         # Expected number of times an item is drawn, or is another position's target; in the sample if at least once.
-        expected = (self.config.num_sampled * self.probs + len(targets) * self.shares)[candidates.cpu()].to(hidden)
-        log_inclusion = torch.log(-torch.expm1(-expected))
+        known = candidates.cpu()
+        expected = self.config.num_sampled * self.sampler.log_q(known).exp() + len(targets) * self.shares[known]
+        log_inclusion = torch.log(-torch.expm1(-expected)).to(hidden)
         index = inverse[: len(targets)]
         return {"sampled_softmax": sampled_softmax(hidden, model.embed_items(candidates), log_inclusion, index)}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
-from penchant.commands.arguments import parse
+from penchant.cli.arguments import parse
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.commands.arguments import parse
+from penchant.cli.arguments import parse
 from penchant.data.store import Store
 from penchant.errors import RunError
 from penchant.recipes.runs import RUN

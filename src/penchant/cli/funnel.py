@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
-from penchant.commands.arguments import parse
+from penchant.cli.arguments import parse
 from penchant.data.prepare import prepare
 from penchant.data.sources import movielens
 from penchant.data.split import load_split

@@ -10,7 +10,7 @@ from typing import Literal
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.commands.arguments import parse
+from penchant.cli.arguments import parse
 from penchant.errors import RunError
 from penchant.evaluation.report import report_is_current, write_report
 from penchant.recipes.reproduce import choose, missing, run_row, show

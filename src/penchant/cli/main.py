@@ -24,7 +24,7 @@ COMMANDS = {
     "report": ("results", "Write docs/results.md and its figures from the result files"),
     "demo": ("funnel", "Real logs to a served funnel in a few minutes (MovieLens 100K)"),
 }
-"""Command -> (module of penchant.commands that has a function of its name, what it does)."""
+"""Command -> (module of penchant.cli that has a function of its name, what it does)."""
 
 HELP = """\
 [bold]penchant[/] turns a shop's logs and catalogue into a trained, judged and served funnel:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         errors.print(f"[red]error:[/] there is no command {args[0]!r}.{hint} See `penchant --help`.")
         return 2
-    module = import_module(f"penchant.commands.{COMMANDS[args[0]][0]}")
+    module = import_module(f"penchant.cli.{COMMANDS[args[0]][0]}")
     try:
         getattr(module, args[0])(args[1:])
     except PenchantError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, subcommand
 
-from penchant.commands.arguments import parse
+from penchant.cli.arguments import parse
 from penchant.data.prepare import prepare as prepare_store
 from penchant.data.sources import movielens, table
 from penchant.data.store import Store

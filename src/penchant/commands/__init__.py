@@ -1,1 +1,0 @@
-"""The commands of `penchant`, a module for each part of the way. `cli.py` imports the one it needs."""
