@@ -1,3 +1,96 @@
-"""Penchant: a personalized search and recommendation funnel, from raw logs to a served list."""
+"""Penchant: a personalized search and recommendation funnel, from raw logs to a served list.
+
+    store = penchant.prepare(events, items=items, out="store")
+    funnel = penchant.funnel(store, out="run")
+    lists = funnel.recommend(["ada", "grace"], k=10)
+
+Tables in (pandas, polars, Arrow), tables out (Arrow). Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penchant.data.store import Store
+    from penchant.recipes.funnel import TrainedFunnel
+    from penchant.recipes.runs import LoadedRun
 
 __version__ = "0.1.0"
+
+
+def prepare(
+    events: Any,
+    items: Any = None,
+    impressions: Any = None,
+    users: Any = None,
+    *,
+    out: str | Path,
+    columns: Mapping[str, str] | None = None,
+    strict: bool = False,
+) -> Store:
+    """Turn tables into a Store at `out`.
+
+    Args:
+        events: what users did: user_id, item_id, timestamp.
+        items: the catalogue: item_id, title, text, category, image.
+        impressions: what users were shown: request_id, item_id, label.
+        columns: field -> column, where a column's name cannot be guessed.
+        strict: rows that cannot be used are fatal instead of counted.
+
+    Raises:
+        DataError: a column is missing, or no usable row is left.
+        StoreError: `out` exists.
+    """
+    from penchant.data import prepare as preparing
+    from penchant.data.sources.table import from_tables
+
+    raw = from_tables(events, items, impressions, users, columns=columns)
+    return preparing.prepare(raw, out, strict=strict)
+
+
+def train(
+    store: Store,
+    recipe: str = "sasrec",
+    *,
+    out: str | Path,
+    split: str = "temporal-successive",
+    epochs: float | None = None,
+) -> LoadedRun:
+    """Train one model (`penchant train` lists the recipes); a run that was cut in `out` goes on.
+
+    Raises:
+        ConfigError: there is no such recipe.
+        RunError: `out` holds another run.
+    """
+    from dataclasses import replace
+
+    from penchant.data.split import load_split
+    from penchant.recipes.controls import recipe_of
+    from penchant.recipes.runs import CountRun, load_run, train_run
+
+    run = recipe_of(recipe)
+    if epochs is not None and not isinstance(run, CountRun):
+        run = replace(run, train=replace(run.train, epochs=epochs))
+    train_run(run, store, load_split(store, split), Path(out))
+    return load_run(Path(out), store.path)
+
+
+def funnel(store: Store, *, out: str | Path, epochs: float | None = None) -> TrainedFunnel:
+    """Train and judge the default funnel; its report is `out`/report.html.
+
+    Args:
+        epochs: of every stage that learns, at most; None trains each as long as its recipe says.
+    """
+    from dataclasses import asdict
+
+    from penchant.data.split import load_split
+    from penchant.recipes import funnel as recipe
+
+    run = recipe.funnel() if epochs is None else recipe.shortened(recipe.funnel(), epochs)
+    split = load_split(store, "funnel")
+    trained = recipe.train_funnel(run, store, split, Path(out))
+    report = recipe.judge_funnel(trained, store, split, Path(out), config=recipe.flat(asdict(run)), seed=run.seed)
+    return recipe.TrainedFunnel(trained, store, report)

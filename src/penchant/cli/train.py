@@ -52,7 +52,6 @@ class Train(Generic[R]):
 def train(args: Sequence[str]) -> None:
     """Train a recipe."""
     console = Console(stderr=True, highlight=False)
-    recipes = controls.by_name()
     if not args or args[0] in ("-h", "--help"):
         console.print(TRAIN_HELP, markup=False)
         listing = Table("recipe", "what it is", box=None, pad_edge=False)
@@ -61,9 +60,7 @@ def train(args: Sequence[str]) -> None:
         console.print(listing)
         return
     name = args[0]
-    if name not in recipes:
-        raise ConfigError(f"there is no recipe {name!r}", fix=f"Choose one of: {', '.join(recipes)}.")
-    run = recipes[name]
+    run = controls.recipe_of(name)
     kind = {CountRun: Train[CountRun], SequenceRun: Train[SequenceRun], RankingRun: Train[RankingRun]}[type(run)]
     chosen = parse(f"train {name}", kind, args[1:], default=kind(store=tyro.MISSING, run=run))
     store = Store(chosen.store)

@@ -13,6 +13,7 @@ from penchant.baselines.retrieval.popularity import PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTowerConfig
 from penchant.data.batch import SequenceDataConfig
+from penchant.errors import ConfigError
 from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun
 from penchant.training.loop import TrainConfig
 from penchant.training.optim import OptimConfig
@@ -94,3 +95,15 @@ RANKING = (mean_pooling, din)
 def by_name() -> dict[str, Run]:
     """Every recipe of this file under its function's name."""
     return {recipe.__name__: recipe() for recipe in (*RETRIEVAL, *RANKING)}
+
+
+def recipe_of(name: str) -> Run:
+    """The recipe of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    recipes = by_name()
+    if name not in recipes:
+        raise ConfigError(f"there is no recipe {name!r}", fix=f"Choose one of: {', '.join(recipes)}.")
+    return recipes[name]

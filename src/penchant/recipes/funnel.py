@@ -8,12 +8,13 @@ No stage learns from a window that a stage feeding it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -22,7 +23,7 @@ from torch import nn
 from penchant.baselines.ranking.objective import listwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.candidates import CandidateArrays, CandidateBatches
-from penchant.data.history import Requests, requests_before_events
+from penchant.data.history import Requests, requests_before_events, requests_before_times
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import StoreError
@@ -38,7 +39,7 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.stages import Candidates
 from penchant.models import load_model
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.runs import Run, build_ranker, describe_run, sample_targets, train_run
+from penchant.recipes.runs import CountRun, Run, build_ranker, describe_run, sample_targets, train_run
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
@@ -115,6 +116,20 @@ def demo_funnel() -> FunnelRun:
         Channel(name="item_knn", run=item_knn()),
         Channel(name="popularity", run=popularity(), k=100),
     )
+
+
+def shortened(run: FunnelRun, epochs: float) -> FunnelRun:
+    """The same funnel with its learned channels, pre-ranker and ranker trained for so many epochs at most."""
+    channels = tuple(
+        c if isinstance(c.run, CountRun) else replace(c, run=replace(c.run, train=_capped(c.run.train, epochs)))
+        for c in run.channels
+    )
+    prerank, rank = _capped(run.prerank_train, epochs), _capped(run.rank_train, epochs)
+    return replace(run, channels=channels, prerank_train=prerank, rank_train=rank)
+
+
+def _capped(train: TrainConfig, epochs: float) -> TrainConfig:
+    return replace(train, epochs=min(epochs, train.epochs))
 
 
 def flat(values: object, prefix: str = "") -> dict[str, str]:
@@ -279,3 +294,36 @@ def judge_funnel(
     (out / "report.json").write_text(report.to_json())
     write_page(report, out / "report.html", lost=audit.lost_targets(), titles=item_titles(store))
     return report
+
+
+@dataclass(frozen=True)
+class TrainedFunnel:
+    """A funnel with the Store it was trained on: users by name in, a table out."""
+
+    funnel: Funnel
+    store: Store
+    report: FunnelReport
+
+    def recommend(self, user_ids: Sequence[str], k: int = 10) -> pa.Table:
+        """The next k items for each user, after all they did in the Store; a user it does not know gets the popular.
+
+        Returns: columns user_id, rank (from 1), item_id, title, score; k rows a user.
+        """
+        known = {name: user for user, name in enumerate(self.store.user_ids) if user}
+        users = np.array([known.get(str(name), 0) for name in user_ids], dtype=np.int64)
+        requests = requests_before_times(
+            self.store, users, np.full(len(users), 2**62), self.funnel.settings.max_history
+        )
+        found = self.funnel.recommend(requests, k)
+        row, column = found.mask.nonzero(as_tuple=True)
+        items = found.items[row, column].numpy()
+        titles, ids = item_titles(self.store), self.store.item_ids
+        return pa.table(
+            {
+                "user_id": [str(user_ids[r]) for r in row.tolist()],
+                "rank": (column + 1).numpy(),
+                "item_id": [ids[i] for i in items],
+                "title": [titles[i] for i in items],
+                "score": found.scores[row, column].numpy(),
+            }
+        )
