@@ -1,0 +1,52 @@
+"""The report's figures: SVG whose bytes depend on the numbers alone (no date, fixed ids)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from penchant.evaluation.significance import Difference
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of a figure: a value a seed, and its difference to the control if that is known."""
+
+    name: str
+    values: tuple[float, ...]
+    difference: Difference | None
+
+
+def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None) -> bytes:
+    """A metric of each row (a dot a seed, a line at the mean), and beside it the difference to the control."""
+    # Imported late: it takes half a second that no other command should pay.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    show_difference = any(bar.difference for bar in bars)
+    with rc_context({"svg.hashsalt": "penchant", "font.size": 9}):
+        figure = Figure(figsize=(8.0, 1.4 + 0.32 * max(len(bars), 1)), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        axes = figure.subplots(1, 1 + show_difference, sharey=True, squeeze=False)[0]
+        for place, bar in enumerate(bars):
+            axes[0].plot([mean(bar.values)], [place], marker="|", markersize=14, color="0.2")
+            axes[0].plot(bar.values, [place] * len(bar.values), "o", markersize=4, color="tab:blue", alpha=0.7)
+        axes[0].set_xlabel(metric)
+        axes[0].set_yticks(range(len(bars)), [bar.name for bar in bars])
+        axes[0].set_ylim(len(bars) - 0.5, -0.5)
+        if show_difference:
+            for place, bar in enumerate(bars):
+                if d := bar.difference:
+                    axes[1].plot([d.low, d.high], [place, place], color="tab:blue", linewidth=2)
+                    axes[1].plot([d.value], [place], "o", markersize=4, color="tab:blue")
+            axes[1].axvline(0.0, color="0.4", linewidth=0.8)
+            axes[1].set_xlabel(f"difference to {control}, 95 % interval")
+        for axis in axes:
+            axis.grid(axis="x", color="0.9")
+            axis.set_axisbelow(True)
+            axis.spines[["top", "right"]].set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

@@ -1,0 +1,283 @@
+"""From result files to `docs/results.md` and its figures: the same files give the same bytes, nothing is typed by hand.
+
+How a table is shown comes from an optional `table.json` beside its rows:
+
+    title            heading; else the folders' names
+    note             a paragraph below it
+    control          the row the others are compared with, in pairs, user by user
+    claim            "better" (default) or "worse": what is claimed of each row beside the control (ablations: "worse")
+    metrics          columns, the first one drawn; else the usual ones that every row has
+    lower_is_better  metrics of which less is better; else LogLoss and ECE
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from penchant.errors import RunError
+from penchant.evaluation.figures import Bar, draw_rows
+from penchant.evaluation.results import Result, find_results, read_per_user
+from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference, paired_bootstrap
+
+USUAL = ("HR@10", "NDCG@10", "MRR@10", "Coverage@10", "AUC", "GAUC request", "GAUC user", "LogLoss")
+PAGE = "results.md"
+FIGURES = "results"
+"""The folder of the figures beside the page; it is the report's own, and other files in it are removed."""
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What `table.json` says; see the module."""
+
+    title: str
+    note: str = ""
+    control: str | None = None
+    claim: Literal["better", "worse"] = "better"
+    metrics: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ("LogLoss", "ECE")
+
+    def claimed(self, metric: str) -> Literal["higher", "lower"]:
+        """Which way the metric is claimed to go."""
+        return "lower" if (metric in self.lower_is_better) != (self.claim == "worse") else "higher"
+
+
+def write_report(results: str | Path, docs: str | Path) -> Path:
+    """Write `docs/results.md` and the figures it shows; returns the page's path.
+
+    Raises:
+        RunError: a result file or a `table.json` is damaged; the message names the file and the field.
+    """
+    page, figures = _render(Path(results), draw=True)
+    docs = Path(docs)
+    folder = docs / FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.svg"):
+        if old.name not in figures:
+            old.unlink()
+    for name, data in figures.items():
+        (folder / name).write_bytes(data)
+    (docs / PAGE).write_text(page)
+    return docs / PAGE
+
+
+def report_is_current(results: str | Path, docs: str | Path) -> bool:
+    """Whether the page says what the result files say, and every figure is there.
+
+    Figures' bytes are not compared: they change with matplotlib's version, the numbers they show are on the page.
+    """
+    page, figures = _render(Path(results), draw=False)
+    docs = Path(docs)
+    written = docs / PAGE
+    there = {path.name for path in (docs / FIGURES).glob("*.svg")}
+    return written.is_file() and written.read_text() == page and there == set(figures)
+
+
+def read_table_info(folder: str | Path) -> TableInfo:
+    """What `table.json` in a table's folder says, or what holds where there is none.
+
+    Raises:
+        RunError: names the file and the field.
+    """
+    folder = Path(folder)
+    path = folder / "table.json"
+    name = f"{folder.parent.name}: {folder.name}"
+    if not path.is_file():
+        return TableInfo(name)
+    fix = "See the top of penchant/evaluation/report.py for its fields."
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"not JSON ({error})", where=path, fix=fix) from error
+    for key, value in values.items():
+        if not _fits(key, value):
+            raise RunError(f"field {key!r} cannot be {value!r}", where=path, fix=fix)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return TableInfo(**({"title": name} | values))
+
+
+def _fits(key: str, value: object) -> bool:
+    """Whether a field of `table.json` may have this value."""
+    if key == "claim":
+        return value in ("better", "worse")
+    if key in ("metrics", "lower_is_better"):
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    return key in ("title", "note", "control") and isinstance(value, str)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row's seeds."""
+
+    name: str
+    seeds: tuple[Result, ...]
+    per_user: tuple[pa.Table | None, ...]
+
+    def values(self, metric: str) -> list[float]:
+        """Of each seed; empty unless every seed has it."""
+        found = [seed.metrics.get(metric) for seed in self.seeds]
+        return [] if None in found else [float(v) for v in found if v is not None]
+
+    def users(self, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Users, weights and values averaged over the seeds; None unless every seed has them for the same targets."""
+        tables = [t for t in self.per_user if t is not None and metric in t.column_names]
+        if len(tables) != len(self.seeds):
+            return None
+        user, weight = (tables[0][c].to_numpy() for c in ("user", "weight"))
+        if any(not _same(user, t["user"]) or not _same(weight, t["weight"]) for t in tables):
+            return None
+        return user, weight, np.mean([t[metric].to_numpy().astype(np.float64) for t in tables], axis=0)
+
+
+def _same(a: np.ndarray, column: pa.ChunkedArray) -> bool:
+    return np.array_equal(a, column.to_numpy())
+
+
+def difference(row: _Row, control: _Row, metric: str) -> Difference | str:
+    """Row minus control with its interval, or why it cannot be said."""
+    if not row.values(metric) or not control.values(metric):
+        return "a row lacks the metric"
+    a, b = row.users(metric), control.users(metric)
+    if a is None or b is None:
+        return "no per-user values"
+    if not np.array_equal(a[0], b[0]) or not np.array_equal(a[1], b[1]):
+        return "judged on other targets"
+    if np.isnan(a[2]).any() or np.isnan(b[2]).any():
+        return "undefined for a user"
+    return paired_bootstrap(a[2], b[2], a[1])
+
+
+def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
+    """The page, and the figures by name (empty unless they are to be drawn)."""
+    found = find_results(results)
+    lines = [
+        "# Results",
+        "",
+        "This page is generated from the files in `results/` by `penchant report results`: edit nothing here. "
+        f"Values are means over seeds ± their standard deviation. Differences are paired, user by user, on the mean of "
+        f"the seeds, with the {LEVEL:.0%} interval of a bootstrap over users ({RESAMPLES:,} resamples): **held** means "
+        "that the whole interval is on the claim's side of zero, **not held** on the other side, **not decidable** "
+        "that zero is inside or the data cannot tell. Trials are the variants tried on validation before the test.",
+        "",
+    ]
+    figures: dict[str, bytes] = {}
+    if not found:
+        lines += ["There are no result files yet.", ""]
+    for (paper, table), of_table in groupby(found, key=lambda r: (r.paper, r.table)):
+        info = read_table_info(results / paper / table)
+        lines += [f"## {info.title}", ""]
+        if info.note:
+            lines += [info.note, ""]
+        groups = sorted(of_table, key=_group)
+        for _, members in groupby(groups, key=_group):
+            rows = _rows(results, list(members))
+            name = _free_name(f"{paper}.{table}.{rows[0].seeds[0].data}.{rows[0].seeds[0].split}", figures)
+            text, figure = _group_text(info, rows, f"{FIGURES}/{name}", draw)
+            figures[name] = figure
+            lines += text
+    return "\n".join(lines).rstrip("\n") + "\n", figures
+
+
+def _group(result: Result) -> tuple[str, ...]:
+    """Rows are compared only within the same data, split and window."""
+    return result.data, result.split, result.window, result.data_fingerprint, result.split_fingerprint
+
+
+def _free_name(stem: str, taken: dict[str, Any]) -> str:
+    names = (f"{stem}{f'.{i}' if i else ''}.svg" for i in range(len(taken) + 1))
+    return next(name for name in names if name not in taken)
+
+
+def _rows(results: Path, members: list[Result]) -> list[_Row]:
+    members = sorted(members, key=lambda r: (r.row, r.seed))
+    rows = []
+    for name, of_row in groupby(members, key=lambda r: r.row):
+        seeds = tuple(of_row)
+        rows.append(_Row(name, seeds, tuple(read_per_user(results, seed) for seed in seeds)))
+    return rows
+
+
+def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> tuple[list[str], bytes]:
+    one = rows[0].seeds[0]
+    columns = info.metrics or tuple(m for m in USUAL if all(row.values(m) for row in rows))
+    synthetic = any(seed.synthetic for row in rows for seed in row.seeds)
+    lines = [
+        f"### {one.data}, split {one.split}{' (synthetic data)' if synthetic else ''}",
+        "",
+        f"Data `{one.data_fingerprint}`, split `{one.split_fingerprint}`, window {one.window}.",
+        "",
+        *_markdown(
+            ["row", *columns, "seeds", "trials", "steps", "CPU s"],
+            [
+                [
+                    row.name,
+                    *(_spread(row.values(m)) for m in columns),
+                    str(len(row.seeds)),
+                    _one_or_range([seed.trials for seed in row.seeds]),
+                    _one_or_range([seed.steps for seed in row.seeds]),
+                    f"{mean(seed.cpu_seconds for seed in row.seeds):,.0f}",
+                ]
+                for row in rows
+            ],
+        ),
+        "",
+    ]
+    control = next((row for row in rows if row.name == info.control), None)
+    others = [row for row in rows if row is not control] if control else []
+    told = {(row.name, m): difference(row, control, m) for row in others for m in columns} if control else {}
+    if control and told:
+        claim = f"Difference to `{control.name}`; the claim is that each row is {info.claim}."
+        body = [[row, metric, *_verdict(d, info.claimed(metric))] for (row, metric), d in told.items()]
+        lines += [claim, "", *_markdown(["row", "metric", "difference", "95 % interval", "verdict"], body), ""]
+    elif info.control:
+        lines += [f"The control `{info.control}` has not been run here, so no difference is told.", ""]
+    notes = sorted({f"{row.name}: {note}" for row in rows for seed in row.seeds for note in seed.notes})
+    lines += [f"- {note}" for note in notes] + [""] * bool(notes)
+    if columns:
+        lines += [f"![{columns[0]} of each row]({figure})", ""]
+    if not draw:
+        return lines, b""
+    bars = [
+        Bar(
+            row.name,
+            tuple(row.values(columns[0])),
+            d if isinstance(d := told.get((row.name, columns[0])), Difference) else None,
+        )
+        for row in rows
+        if columns and row.values(columns[0])
+    ]
+    title = f"{info.title}: {one.data}, {one.split}{' (synthetic data)' if synthetic else ''}"
+    return lines, draw_rows(title, columns[0] if columns else "", bars, control.name if control else None)
+
+
+def _verdict(told: Difference | str, claim: Literal["higher", "lower"]) -> list[str]:
+    if isinstance(told, str):
+        return ["–", "–", f"not decidable ({told})"]
+    verdict = told.verdict(claim)
+    why = " (zero inside)" if verdict == "not decidable" else ""
+    return [f"{told.value:+.4f}", f"{told.low:+.4f} to {told.high:+.4f}", verdict + why]
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def _one_or_range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (head, *body)]
+    marks = ["---", *["---:"] * (len(head) - 1)]
+    return ["| " + " | ".join(line) + " |" for line in (cells[0], marks, *cells[1:])]

@@ -1,0 +1,151 @@
+"""The report: generated, reproducible to the byte, honest about what it cannot say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from penchant.errors import RunError
+from penchant.evaluation.report import report_is_current, write_report
+from penchant.evaluation.results import write_result
+from tests.evaluation.rows import per_user, result, write_row
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A table of a control, a row above it, one below it, one like it, and one without per-user values."""
+    results = tmp_path / "results"
+    for seed in range(3):
+        write_row(results, 0.30 + 0.01 * seed, row="control", seed=seed)
+        write_row(results, 0.40 + 0.01 * seed, row="above", seed=seed)
+    write_row(results, 0.20, row="below")
+    write_row(results, 0.31, row="alike")
+    write_result(results, result(row="lone"))
+    describe(results, title="Retrieval on a made-up set", note="A note.", control="control", metrics=["HR@10"])
+    return results
+
+
+def describe(results: Path, **values: object) -> None:
+    (results / "house" / "retrieval" / "table.json").write_text(json.dumps(values))
+
+
+def lines_of(page: Path, row: str) -> list[str]:
+    return [line for line in page.read_text().splitlines() if line.startswith(f"| {row} |")]
+
+
+def test_rows_show_mean_and_spread_and_are_compared_with_the_control(folder: Path, tmp_path: Path) -> None:
+    page = write_report(folder, tmp_path / "docs")
+    text = page.read_text()
+    assert "generated from the files in `results/` by `penchant report results`" in text
+    assert "## Retrieval on a made-up set\n\nA note.\n" in text
+    assert "Data `d1`, split `s1`, window test." in text
+    assert "| above | 0.4100 ± 0.0100 | 3 | 4 | 100 | 12 |" in text
+    assert "| below | 0.2000 | 1 | 4 | 100 | 12 |" in text
+    value = lines_of(page, "above")[1]
+    assert value.startswith("| above | HR@10 | +0.1000 | +0.09")
+    assert value.endswith("| held |")
+    assert lines_of(page, "below")[1].endswith("| not held |")
+    assert lines_of(page, "alike")[1].endswith("| not decidable (zero inside) |")
+    assert lines_of(page, "lone")[1] == "| lone | HR@10 | – | – | not decidable (no per-user values) |"
+    assert "synthetic" not in text
+
+
+def test_the_same_files_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    once, again = write_report(folder, tmp_path / "a").parent, write_report(folder, tmp_path / "b").parent
+    write_report(folder, tmp_path / "b")
+    files = sorted(p.relative_to(once) for p in once.rglob("*") if p.is_file())
+    assert [str(f) for f in files] == ["results/house.retrieval.made-up.loo.svg", "results.md"]
+    assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+    for file in files:
+        assert (once / file).read_bytes() == (again / file).read_bytes()
+
+
+def test_check_sees_a_new_result_an_edit_and_a_lost_figure(folder: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    assert not report_is_current(folder, docs)
+    page = write_report(folder, docs)
+    assert report_is_current(folder, docs)
+    page.write_text(page.read_text().replace("0.4100", "0.4200"))
+    assert not report_is_current(folder, docs)
+    write_report(folder, docs)
+    write_row(folder, 0.5, row="newer")
+    assert not report_is_current(folder, docs)
+    write_report(folder, docs)
+    next((docs / "results").glob("*.svg")).unlink()
+    assert not report_is_current(folder, docs)
+
+
+def test_every_group_of_the_same_data_and_split_has_its_own_table_and_figure(folder: Path, tmp_path: Path) -> None:
+    write_row(folder, 0.9, row="control", data="bazaar", data_fingerprint="d2", synthetic=True)
+    write_row(folder, 0.9, row="control", seed=7, data_fingerprint="d3")
+    page = write_report(folder, tmp_path / "docs")
+    text = page.read_text()
+    assert "### bazaar, split loo (synthetic data)" in text
+    assert "### made-up, split loo\n" in text
+    # Rows on another version of the data are never averaged with the others, nor compared with them.
+    assert "| control | 0.3100 ± 0.0100 | 3 |" in text
+    assert text.count("| control | 0.9000 | 1 |") == 2
+    figures = sorted(p.name for p in (tmp_path / "docs" / "results").iterdir())
+    assert figures == [f"house.retrieval.{n}.svg" for n in ("bazaar.loo", "made-up.loo.1", "made-up.loo")]
+    assert all(f"](results/{name})" in text for name in figures)
+
+
+def test_an_old_figure_goes_with_its_rows(folder: Path, tmp_path: Path) -> None:
+    write_row(folder, 0.9, row="control", data="bazaar")
+    figures = write_report(folder, tmp_path / "docs").parent / "results"
+    assert len(list(figures.iterdir())) == 2
+    next(folder.rglob("control.bazaar.*.json")).unlink()
+    write_report(folder, tmp_path / "docs")
+    assert [p.name for p in figures.iterdir()] == ["house.retrieval.made-up.loo.svg"]
+
+
+def test_less_is_better_and_ablations_turn_the_claim(folder: Path, tmp_path: Path) -> None:
+    describe(folder, control="control", metrics=["HR@10"], lower_is_better=["HR@10"])
+    assert lines_of(write_report(folder, tmp_path / "docs"), "below")[1].endswith("| held |")
+    describe(folder, control="control", metrics=["HR@10"], claim="worse")
+    page = write_report(folder, tmp_path / "docs")
+    assert lines_of(page, "below")[1].endswith("| held |")
+    assert lines_of(page, "above")[1].endswith("| not held |")
+
+
+def test_rows_judged_on_other_targets_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    write_result(folder, result(row="fewer"), per_user(0.3, users=50))
+    nan = per_user(0.3)
+    nan = nan.set_column(2, "HR@10", pa.array([float("nan")] * len(nan), pa.float32()))
+    write_result(folder, result(row="undefined"), nan)
+    page = write_report(folder, tmp_path / "docs")
+    assert lines_of(page, "fewer")[1].endswith("not decidable (judged on other targets) |")
+    assert lines_of(page, "undefined")[1].endswith("not decidable (undefined for a user) |")
+
+
+def test_without_table_file_the_usual_metrics_that_all_rows_have_are_shown(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    write_row(results, 0.3, row="one", notes=("A random 5 of 9 targets were judged (seed 0).",))
+    write_result(results, result(row="two", metrics={"HR@10": 0.1, "MRR@10": 0.1}))
+    text = write_report(results, tmp_path / "docs").read_text()
+    assert "## house: retrieval" in text
+    assert "| row | HR@10 | seeds |" in text
+    assert "- one: A random 5 of 9 targets were judged (seed 0)." in text
+    assert "Difference" not in text.split("##", 1)[1]
+
+
+def test_a_control_that_has_not_run_is_said(folder: Path, tmp_path: Path) -> None:
+    describe(folder, control="popularity", metrics=["HR@10"])
+    assert "The control `popularity` has not been run here" in write_report(folder, tmp_path / "docs").read_text()
+
+
+def test_no_results_is_a_page_that_says_so(tmp_path: Path) -> None:
+    assert "There are no result files yet." in write_report(tmp_path / "none", tmp_path / "docs").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"titel": "x"}, "field 'titel'"), ({"claim": "best"}, "field 'claim'"), ({"metrics": ["a", 1]}, "'metrics'")],
+)
+def test_a_wrong_field_of_a_table_file_is_named(folder: Path, tmp_path: Path, values: dict, message: str) -> None:
+    describe(folder, **values)
+    with pytest.raises(RunError, match=rf"table\.json: .*{message}"):
+        write_report(folder, tmp_path / "docs")
