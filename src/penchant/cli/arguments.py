@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, TypeVar
 
 import tyro
+from rich.console import Console
+from rich.table import Table
+
+from penchant.errors import ConfigError
 
 T = TypeVar("T")
+Flat = Annotated[T, tyro.conf.arg(name="")]
+"""A nested dataclass whose fields are named on the command line without a prefix."""
 
 
 def parse(command: str, kind: type[T], args: Sequence[str], default: T | None = None) -> T:
     """The arguments as a `kind`. Ends the process with a message on a wrong one, or after `--help`."""
-    markers = (tyro.conf.ConsolidateSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
-    prog = f"penchant {command}"
     if default is None:
-        return tyro.cli(kind, prog=prog, args=args, config=markers)
-    return tyro.cli(kind, prog=prog, args=args, default=default, config=markers)
+        return tyro.cli(kind, prog=f"penchant {command}", args=args)
+    return tyro.cli(kind, prog=f"penchant {command}", args=args, default=default)
+
+
+def pick(command: str, what: str, choices: Mapping[str, str], usage: str, args: Sequence[str]) -> str | None:
+    """The choice that the first argument names; None after its help, which lists all of them.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(usage, markup=False)
+        listing = Table(what, "what it is", box=None, pad_edge=False)
+        for name, says in choices.items():
+            listing.add_row(f"  {name}", says)
+        Console(highlight=False).print(listing)
+        return None
+    if args[0] not in choices:
+        fix = f"Choose one of: {', '.join(choices)}. See `penchant {command} --help`."
+        raise ConfigError(f"there is no {what} {args[0]!r}", fix=fix)
+    return args[0]

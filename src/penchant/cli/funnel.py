@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
-from penchant.cli.arguments import parse
+from penchant.cli.arguments import Flat, parse
 from penchant.data.prepare import prepare
 from penchant.data.sources import movielens
 from penchant.data.split import load_split
@@ -28,8 +28,8 @@ class TrainFunnel:
     Channels learn before the first cut of the split, pre-ranker and ranker on the window after it, the verdict comes
     from the last. The report shows where each lost click was lost, and what every stage is worth.
 
-    penchant funnel stores/ml-100k --out runs/funnel
-    penchant funnel stores/shop --out runs/shop --settings.merged-size 500 --rank-train.epochs 3
+    $ penchant funnel stores/ml-100k --out runs/funnel
+    $ penchant funnel stores/shop --out runs/shop --settings.merged-size 500 --rank-train.epochs 3
 
     A run that was cut goes on where it stopped when the same command is given again.
     """
@@ -40,7 +40,7 @@ class TrainFunnel:
     """The run's folder."""
     targets: int = 0
     """Judge a random subsample of so many clicks of the test window; 0 = all."""
-    run: OmitArgPrefixes[recipe.FunnelRun] = field(default_factory=recipe.funnel)
+    run: Flat[recipe.FunnelRun] = field(default_factory=recipe.funnel)
 
 
 def funnel(args: Sequence[str]) -> None:
@@ -64,8 +64,8 @@ def _funnel(run: recipe.FunnelRun, store: Store, out: Path, targets: int, consol
 class Demo:
     """Real users' logs to a trained, judged and served funnel: MovieLens 100K, about four minutes on two cores.
 
-    penchant demo               ends with a server at http://127.0.0.1:8000
-    penchant demo --no-serve    ends when everything is judged and exported
+    $ penchant demo               ends with a server at http://127.0.0.1:8000
+    $ penchant demo --no-serve    ends when everything is judged and exported
     """
 
     out: Path = Path("demo")

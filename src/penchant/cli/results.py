@@ -20,9 +20,9 @@ from penchant.recipes.reproduce import choose, missing, run_row, show
 class Reproduce:
     """Run what is missing of a table of results. A row that was cut goes on; a finished row is never run twice.
 
-    penchant reproduce controls --dry-run                        what is left, and how long it will take
-    penchant reproduce controls-ranking
-    penchant reproduce controls-calibration --rows sasrec-ce
+    $ penchant reproduce controls --dry-run                        what is left, and how long it will take
+    $ penchant reproduce controls-ranking
+    $ penchant reproduce controls-calibration --rows sasrec-ce
     """
 
     table: Positional[str]
@@ -68,8 +68,8 @@ def reproduce(args: Sequence[str]) -> None:
 class Report:
     """Write docs/results.md and its figures from the result files. Nobody types a number.
 
-    penchant report results
-    penchant report results --check      only say whether docs/results.md is up to date
+    $ penchant report results
+    $ penchant report results --check      only say whether docs/results.md is up to date
     """
 
     what: Positional[Literal["results"]]

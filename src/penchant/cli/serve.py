@@ -22,7 +22,7 @@ from penchant.serve.export import export as export_bundle
 class Export:
     """Pack what serving needs of a funnel into a bundle: models without their objectives, items, histories, checksums.
 
-    penchant export runs/funnel --out bundles/shop
+    $ penchant export runs/funnel --out bundles/shop
     """
 
     run: Positional[Path]
@@ -51,9 +51,9 @@ class Serve:
 
     A damaged bundle is refused with the name of the damaged file. Binds to this machine alone unless told otherwise.
 
-    penchant serve bundles/shop
-    penchant serve bundles/shop --port 9000 --events shop-events.sqlite
-    curl -s localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"user_id": "42", "k": 5}'
+    $ penchant serve bundles/shop
+    $ penchant serve bundles/shop --port 9000 --events shop-events.sqlite
+    $ curl -s localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"user_id": "42", "k": 5}'
     """
 
     bundle: Positional[Path]

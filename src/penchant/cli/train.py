@@ -9,10 +9,9 @@ from typing import Generic, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.table import Table
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
-from penchant.cli.arguments import parse
+from penchant.cli.arguments import Flat, parse, pick
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
@@ -38,7 +37,13 @@ A run that was cut goes on where it stopped when the same command is given again
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Generic[R]):
-    """Train one model on the train window of a split, chosen on its valid window."""
+    """Train one model on the train window of a split, chosen on its valid window.
+
+    $ penchant train sasrec stores/ml-1m --split loo --out runs/sasrec --model.width 128 --train.epochs 10
+    $ penchant train din stores/ml-1m-liked --train.optim.lr 1e-3
+
+    A run that was cut goes on where it stopped when the same command is given again.
+    """
 
     store: Positional[Path]
     """The Store."""
@@ -46,20 +51,16 @@ class Train(Generic[R]):
     """Split of the Store: temporal-successive, temporal-last, loo, funnel, or one of your own."""
     out: Path | None = None
     """The run's folder; runs/RECIPE-STORE-SPLIT where none is given."""
-    run: OmitArgPrefixes[R]
+    run: Flat[R]
 
 
 def train(args: Sequence[str]) -> None:
     """Train a recipe."""
     console = Console(stderr=True, highlight=False)
-    if not args or args[0] in ("-h", "--help"):
-        console.print(TRAIN_HELP, markup=False)
-        listing = Table("recipe", "what it is", box=None, pad_edge=False)
-        for recipe in (*controls.RETRIEVAL, *controls.RANKING):
-            listing.add_row(f"  {recipe.__name__}", (recipe.__doc__ or "").strip())
-        console.print(listing)
+    recipes = {r.__name__: (r.__doc__ or "").strip() for r in (*controls.RETRIEVAL, *controls.RANKING)}
+    name = pick("train", "recipe", recipes, TRAIN_HELP, args)
+    if name is None:
         return
-    name = args[0]
     run = controls.recipe_of(name)
     kind = {CountRun: Train[CountRun], SequenceRun: Train[SequenceRun], RankingRun: Train[RankingRun]}[type(run)]
     chosen = parse(f"train {name}", kind, args[1:], default=kind(store=tyro.MISSING, run=run))
@@ -75,9 +76,9 @@ def train(args: Sequence[str]) -> None:
 class Evaluate:
     """Judge a trained model on the whole catalogue: never on sampled negatives.
 
-    penchant evaluate runs/sasrec
-    penchant evaluate runs/sasrec --filter-seen --trec lists.run
-    penchant evaluate --lists lists.run --store stores/ml-1m --split loo
+    $ penchant evaluate runs/sasrec
+    $ penchant evaluate runs/sasrec --filter-seen --trec lists.run
+    $ penchant evaluate --lists lists.run --store stores/ml-1m --split loo
     """
 
     run: Positional[Path | None] = None

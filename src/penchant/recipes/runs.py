@@ -31,7 +31,7 @@ from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.ranking import ImpressionBatches, evaluate_impressions
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
-from penchant.errors import RunError
+from penchant.errors import ConfigError, RunError
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
@@ -149,6 +149,9 @@ def _train_counts(run: CountRun, store: Store, split: Split, out: Path) -> FitRe
 
 
 def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> FitResult:
+    if run.data.max_len > run.model.max_len:
+        what = f"data.max_len {run.data.max_len} is longer than model.max_len {run.model.max_len}"
+        raise ConfigError(what, fix="Set both, or lower the first: a model reads no more than its own max_len.")
     torch.manual_seed(run.train.seed)
     model = build_model(run.kind, asdict(run.model), sizes_of(store))
     if isinstance(model, TwoTower):
