@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penchant.cli import COMMANDS
+from penchant.cli.main import COMMANDS
 from tests import rules
 
 ROOT = Path(__file__).parents[1]
@@ -155,15 +155,15 @@ def test_ordinary_words_are_not(text: str, tmp_path: Path) -> None:
 def test_every_command_is_a_function_of_its_module() -> None:
     known = rules.modules(SRC)
     for command, (module, _) in COMMANDS.items():
-        tree = rules.tree_of(known[f"penchant.commands.{module}"])
+        tree = rules.tree_of(known[f"penchant.cli.{module}"])
         names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         names |= {
             alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
         }
-        assert command in names, f"cli.py sends `penchant {command}` to penchant.commands.{module}"
+        assert command in names, f"cli.py sends `penchant {command}` to penchant.cli.{module}"
 
 
-@pytest.mark.parametrize("code", ["import penchant.cli", "from penchant.cli import main; main(['--help'])"])
+@pytest.mark.parametrize("code", ["import penchant.cli.main", "from penchant.cli.main import main; main(['--help'])"])
 def test_help_needs_none_of_the_slow_libraries(code: str) -> None:
     assert rules.heavy_after(code, SRC) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penchant.cli import COMMANDS
+from penchant.cli.main import COMMANDS
 from tests.markdown import Document, listing
 
 ROOT = Path(__file__).parents[1]

@@ -124,7 +124,7 @@ def requests_before_events(store: Store, events: np.ndarray, max_len: int) -> Re
 
 
 def requests_before_times(store: Store, users: np.ndarray, times_ms: np.ndarray, max_len: int) -> Requests:
-    """One request per (user, time), with the actions strictly before that time: an action at the same time is not seen."""
+    """One request per (user, time), with the actions strictly before that time: one at the same time is not seen."""
     users = np.asarray(users, dtype=np.int64)
     starts, stops = store.user_indptr[users], store.user_indptr[users + 1]
     ends = np.array(

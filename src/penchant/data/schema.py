@@ -1,7 +1,7 @@
 """The five tables of a Store, and the names of their columns: the one place that spells them.
 
-Two kinds of identifier: `item_id`, `user_id` are the shop's own, as text; `item`, `user`, `category`, `query`, `request`
-are dense integers from 1, 0 meaning none (padding, anonymous, no category, no query).
+Two kinds of identifier: `item_id`, `user_id` are the shop's own, as text; `item`, `user`, `category`, `query`,
+`request` are dense integers from 1, 0 meaning none (padding, anonymous, no category, no query).
 
 Times are `ts_ms`: integer milliseconds since 1970-01-01 UTC.
 """
@@ -16,7 +16,7 @@ FORMAT = 1
 """Version of the Store's layout; a Store of another version is refused."""
 
 SOURCES = ("logged", "rated_low", "synthetic", "random")
-"""Where an impression's non-click comes from: shown and not clicked; rated low (a proxy); generated; drawn at random."""
+"""Where a non-click comes from: shown and not clicked; rated low (a proxy); generated; drawn at random."""
 
 ImpressionSource = Literal["logged", "rated_low", "synthetic", "random"]
 

@@ -1,14 +1,14 @@
 """Splits: which events train, which choose, which judge. One object a run; no stage builds its own.
 
-Every user's events, in order, fall into consecutive windows (`train`, then `rank` in the funnel's split, `valid`, `test`),
-so a split is where each window ends for each user. A target's history is everything that user did before it.
+Every user's events, in order, fall into consecutive windows (`train`, then `rank` in the funnel's split, `valid`,
+`test`), so a split is where each window ends for each user. A target's history is everything that user did before it.
 
-| name                  | windows                    | rule                                                              |
-|-----------------------|----------------------------|-------------------------------------------------------------------|
-| temporal-successive   | train valid test           | global cuts at the 0.8 and 0.9 quantile of time; every event judged |
-| temporal-last         | train valid test           | the same cuts, each user's last event of a window judged          |
-| loo                   | train valid test           | each user's last event is test, the one before it valid           |
-| funnel                | train rank valid test      | cuts at 0.7, 0.8, 0.9: channels before, rankers on the second     |
+| name                | windows               | rule                                                                |
+|---------------------|-----------------------|---------------------------------------------------------------------|
+| temporal-successive | train valid test      | global cuts at the 0.8 and 0.9 quantile of time; every event judged |
+| temporal-last       | train valid test      | the same cuts, each user's last event of a window judged            |
+| loo                 | train valid test      | each user's last event is test, the one before it valid             |
+| funnel              | train rank valid test | cuts at 0.7, 0.8, 0.9: channels before, rankers on the second       |
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Split:
     Attributes:
         windows: names, in order of time.
         target: "successive" (every event of a judged window) or "last" (each user's last one in it).
-        cuts_ms: start of each window after the first, for all users; None where the split is by order (loo, a user's own).
+        cuts_ms: start of each window after the first, for all users; None where it is by order (loo, a user's own).
         ends: int64 [U+1, W]; rows ends[u, w-1]:ends[u, w] of the Store's events are user u's events of window w.
         fingerprint: of the Store, the rule and the cuts.
     """

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from penchant.models import pick_device
 from penchant.encoders.cache import cache_root
 from penchant.encoders.packaged import INSTALL, SMOLLM2
 from penchant.encoders.pretrained import find_folder, load_part, load_weights, quiet
 from penchant.errors import ConfigError, ModelUnavailableError
+from penchant.models import pick_device
 
 
 @dataclass(frozen=True)

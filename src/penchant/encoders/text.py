@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from penchant.data.store import fingerprint
-from penchant.models import pick_device
 from penchant.encoders.packaged import MINILM
 from penchant.encoders.pretrained import find_folder, load_part, load_weights, model_fingerprint, unavailable
+from penchant.models import pick_device
 
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
 # How sentence-transformers spells them.
