@@ -19,7 +19,7 @@ PACKAGE = "penchant"
 MAX_LINES = 500
 MAX_ENTRIES = 16
 SERVED = ("serve", "funnel", "index")
-BELOW_DATA = ("data", "errors", "device")
+BELOW_DATA = ("data", "errors")
 HEAVY = ("torch", "transformers", "matplotlib", "duckdb", "pyarrow", "numpy", "fastapi")
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -55,11 +55,14 @@ def dotted(node: ast.expr) -> str:
 def imports(name: str, path: Path, known: Iterable[str]) -> Iterator[str]:
     """Modules of `known` that a module imports anywhere in it, or names in a string ("penchant.models:KINDS").
 
-    A string counts because lazily imported classes are named that way. Importing a module imports its packages too.
+    A string counts because lazily imported classes are named that way. Importing a module imports its packages too. Of
+    the outermost package only what runs on import counts: its functions are the way in for people, who call them from
+    above, and no module of ours does.
     """
     known = set(known)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(tree_of(path)):
+    tree = tree_of(path)
+    for node in tree.body if name == PACKAGE else ast.walk(tree):
         named: list[str] = []
         if isinstance(node, ast.Import):
             named = [alias.name for alias in node.names]

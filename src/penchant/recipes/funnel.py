@@ -99,12 +99,10 @@ def funnel() -> FunnelRun:
     )
 
 
-def funnel_of(*channels: Channel, **sizes: int) -> FunnelRun:
+def funnel_of(*channels: Channel) -> FunnelRun:
     """A funnel of these channels with the default sizes."""
     parts = tuple(ChannelSettings(name=c.name, k=c.k, quota=c.quota) for c in channels)
-    return FunnelRun(
-        channels=channels, settings=FunnelSettings(channels=parts, merge="rrf", exclude_seen=True, **sizes)
-    )
+    return FunnelRun(channels=channels, settings=FunnelSettings(channels=parts, merge="rrf", exclude_seen=True))
 
 
 def demo_funnel() -> FunnelRun:
