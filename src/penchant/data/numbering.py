@@ -72,7 +72,7 @@ def number_items(raw: Raw) -> pa.Table:
     return pa.table({**columns, **own})
 
 
-def _number_categories(raw: Raw, names: pa.ChunkedArray) -> pa.ChunkedArray:
+def _number_categories(raw: Raw, names: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
     """Dense numbers from 1 in order of name; 0 = none."""
     raw.work.load("category_names", pa.table({"place": np.arange(len(names)), "name": names}))
     return raw.work.arrow(

@@ -314,6 +314,8 @@ def write_store(
         content["item_id"] = fingerprint(tables["items"]["item_id"].to_pylist())
         content["text"] = fingerprint([tables["items"]["title"].to_pylist(), tables["items"]["text"].to_pylist()])
         content["user_id"] = fingerprint(tables["users"]["user_id"].to_pylist())
+        if tables["queries"].num_rows:
+            content["query"] = fingerprint(tables["queries"]["text"].to_pylist())
         write_json(
             temporary / MANIFEST,
             {

@@ -188,12 +188,13 @@ def _open_json(work: Workspace, path: Path, table: str, label: str) -> Opened:
         f"SELECT key, min(row) FROM (SELECT row, unnest(json_keys(line)) AS key FROM {table} LIMIT 100000) "
         "GROUP BY key ORDER BY 2, 1"
     )
-    columns = {key: f"json_extract_string(line, {text(_json_path(key))})" for key, _ in keys}
+    columns = {key: f"json_extract_string(line, {text(_json_pointer(key))})" for key, _ in keys}
     return Opened(label, table, columns, True, locate, refused)
 
 
-def _json_path(key: str) -> str:
-    return '$."' + key.replace('"', '\\"') + '"'
+def _json_pointer(key: str) -> str:
+    """A pointer and not a path: in a path, `*` is a wildcard and a backslash cannot be written."""
+    return "/" + key.replace("~", "~0").replace("/", "~1")
 
 
 def choices(columns: Sequence[str]) -> str:

@@ -1,0 +1,114 @@
+"""The Store: what is written is what is read, damage is named, and the same content has the same fingerprint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penchant.data.store import Store, write_store
+from penchant.errors import StoreError
+from tests.factories import make_store
+
+
+def tables(store: Store) -> dict[str, pa.Table]:
+    return {k: store.table(k) for k in ("items", "users", "events", "impressions", "queries")}
+
+
+def rewrite(store: Store, out: Path, **changed: pa.Table) -> Store:
+    return write_store(out, name="again", **{**tables(store), **changed})
+
+
+def test_arrays_say_what_the_tables_say(store: Store) -> None:
+    events, shown = store.table("events"), store.table("impressions")
+    assert np.array_equal(store.event_user, events["user"].to_numpy())
+    assert np.array_equal(store.event_item, events["item"].to_numpy())
+    assert np.array_equal(store.event_ts_ms, events["ts_ms"].to_numpy())
+    assert np.array_equal(store.impression_item, shown["item"].to_numpy())
+    for request in (1, store.num_requests):
+        start, stop = store.request_indptr[request - 1 : request + 1]
+        assert set(shown["request"].to_numpy()[start:stop]) == {request}
+        assert store.request_user[request] == shown["user"][int(start)].as_py()
+    assert store.num_items == store.table("items").num_rows
+    assert store.item_ids[3] == "i3"
+    assert store.user_ids[0] == ""
+
+
+def test_the_same_content_has_the_same_fingerprint(store: Store, tmp_path: Path) -> None:
+    assert make_store(tmp_path / "a").fingerprint == store.fingerprint
+    assert make_store(tmp_path / "b", seed=1).fingerprint != store.fingerprint
+    assert rewrite(store, tmp_path / "c").fingerprint == store.fingerprint  # its name is no content
+
+
+@pytest.mark.parametrize(("table", "column"), [("items", "title"), ("users", "user_id"), ("queries", "text")])
+def test_another_text_is_another_store(table: str, column: str, store: Store, tmp_path: Path) -> None:
+    old = store.table(table)
+    values = ["changed", *old[column].to_pylist()[1:]]
+    new = old.set_column(old.column_names.index(column), column, pa.array(values, pa.string()))
+    assert rewrite(store, tmp_path / "x", **{table: new}).fingerprint != store.fingerprint
+
+
+def test_damage_is_found_and_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    store.verify()
+    file = store.path / "arrays" / "event_item.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"event_item\.npy: its bytes are not those that were written"):
+        Store(store.path).verify()
+    file.write_bytes(content[:-1])
+    with pytest.raises(StoreError, match=r"event_item\.npy: missing or cut short"):
+        Store(store.path)
+    file.unlink()
+    with pytest.raises(StoreError, match=r"event_item\.npy: missing or cut short"):
+        Store(store.path)
+
+
+def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    (store.path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(StoreError, match="Store format 99, this version reads 1"):
+        Store(store.path)
+    with pytest.raises(StoreError, match="no Store here"):
+        Store(tmp_path)
+
+
+def swap(table: pa.Table, rows: list[int]) -> pa.Table:
+    order = np.arange(table.num_rows)
+    order[rows] = order[rows[::-1]]
+    return table.take(pa.array(order))
+
+
+def test_unsorted_or_sparse_tables_are_the_programmers_mistake(store: Store, tmp_path: Path) -> None:
+    first = int(store.user_indptr[1])
+    for name, table, message in (
+        ("events", swap(store.table("events"), [first, first + 1]), "not sorted by"),
+        ("items", store.table("items").slice(1), "item must run 1"),
+        ("users", store.table("users").slice(0, 5), "user or item is not in its table"),
+        ("impressions", store.table("impressions").slice(10), "not grouped by request"),
+        ("events", store.table("events").drop_columns(["action"]), "table events lacks column action"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rewrite(store, tmp_path / "x", **{name: table})
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_never_written_over(store: Store) -> None:
+    with pytest.raises(StoreError, match="already exists"):
+        rewrite(store, store.path)
+
+
+def test_columns_of_the_sources_own_are_kept_last(store: Store, tmp_path: Path) -> None:
+    items = store.table("items").add_column(0, "brand", pa.array(["b"] * store.num_items))
+    again = rewrite(store, tmp_path / "x", items=items)
+    assert again.table("items").column_names == [*store.table("items").column_names, "brand"]
+
+
+def test_missing_vectors_say_how_to_make_them(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"no content vectors named 'smell', there are .*penchant encode"):
+        store.vectors("smell")
