@@ -50,4 +50,4 @@ lock: setup ## write constraints.txt from what .venv has installed
 
 clean: ## remove caches, builds and the demo's files; .venv, stores and runs stay
 	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis src/*.egg-info
-	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
