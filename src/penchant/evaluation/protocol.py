@@ -30,7 +30,7 @@ from penchant.index.exact import best_items
 LIST_DEPTH = 100
 """Lists are kept this deep: what coverage, Gini, novelty and run files are made of."""
 
-_ROWS = 64  # requests scored at once: a few MB of scores stay in the processor's cache
+_ROWS = 256  # requests scored at once: a few MB of scores stay near the cache, and threads seldom wait for each other
 _ROW_STEP = 16  # a product of fewer rows takes another path through BLAS, which rounds differently
 _CELL_BYTES = 48  # most that one score costs: itself, its difference, and the keys of a row full of ties
 
