@@ -82,9 +82,8 @@ def expected_row(features: Features, requests: Requests, candidates: Candidates,
     for name in features.channels:
         c = candidates.channels.index(name)
         rank = int(candidates.ranks[b, k, c])
-        mine = candidates.channel_scores[b, :, c][candidates.ranks[b, :, c] > 0].numpy().astype(np.float64)
-        z = (float(candidates.channel_scores[b, k, c]) - mine.mean()) / mine.std() if rank and mine.std() else 0.0
-        row += [float(rank > 0), 1 / rank if rank else 0.0, z]
+        score = float(candidates.channel_scores[b, k, c])
+        row += [float(rank > 0), 1 / rank if rank else 0.0, score if rank else 0.0]
         count += rank > 0
     return row + ([float(count)] if features.channels else [])
 

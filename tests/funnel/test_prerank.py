@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from penchant.baselines.ranking.objective import listwise
-from penchant.data.candidates import CandidateArrays, CandidateBatches
 from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
@@ -15,6 +14,7 @@ from penchant.funnel.features import REQUEST_FEATURES, Features
 from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig, PreRanker
 from penchant.funnel.stages import Candidates
 from penchant.models import Sizes
+from penchant.training.candidates import CandidateArrays, CandidateBatches
 from tests.funnel.test_features import NUM_ITEMS, candidates_of, requests_of, some_features
 
 

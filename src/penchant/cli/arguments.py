@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -12,15 +13,23 @@ from rich.table import Table
 from penchant.errors import ConfigError
 
 T = TypeVar("T")
+R = TypeVar("R")
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A nested dataclass whose fields are named on the command line without a prefix."""
 
 
-def parse(command: str, kind: type[T], args: Sequence[str], default: T | None = None) -> T:
+def parse(command: str, kind: Callable[..., T], args: Sequence[str]) -> T:
     """The arguments as a `kind`. Ends the process with a message on a wrong one, or after `--help`."""
-    if default is None:
-        return tyro.cli(kind, prog=f"penchant {command}", args=args)
-    return tyro.cli(kind, prog=f"penchant {command}", args=args, default=default)
+    return tyro.cli(kind, prog=f"penchant {command}", args=args)
+
+
+def parse_with_run(command: str, kind: type[T], run: R, args: Sequence[str]) -> tuple[T, R]:
+    """The arguments as a `kind`, and a recipe's run with the fields that were set by name."""
+    field = ("run", Flat[type(run)], dataclasses.field(default_factory=lambda: run))
+    both: Any = dataclasses.make_dataclass(kind.__name__, [field], bases=(kind,), frozen=True, kw_only=True)
+    both.__doc__ = kind.__doc__
+    chosen = parse(command, both, args)
+    return chosen, chosen.run
 
 
 def pick(command: str, what: str, choices: Mapping[str, str], usage: str, args: Sequence[str]) -> str | None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import Flat, parse, pick
+from penchant.cli.arguments import parse, parse_with_run, pick
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
@@ -19,9 +17,8 @@ from penchant.evaluation.lists import evaluate_lists, write_trec
 from penchant.evaluation.protocol import RetrievalResult
 from penchant.recipes import controls
 from penchant.recipes.judge import judge_run, metrics_table
-from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, load_run, train_run
+from penchant.recipes.runs import load_run, train_run
 
-R = TypeVar("R", bound=Run)
 TRAIN_HELP = """\
 usage: penchant train RECIPE STORE [--split NAME] [--out RUN] [--FIELD VALUE ...]
 
@@ -36,7 +33,7 @@ A run that was cut goes on where it stopped when the same command is given again
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Generic[R]):
+class Train:
     """Train one model on the train window of a split, chosen on its valid window.
 
     $ penchant train sasrec stores/ml-1m --split loo --out runs/sasrec --model.width 128 --train.epochs 10
@@ -51,7 +48,6 @@ class Train(Generic[R]):
     """Split of the Store: temporal-successive, temporal-last, loo, funnel, or one of your own."""
     out: Path | None = None
     """The run's folder; runs/RECIPE-STORE-SPLIT where none is given."""
-    run: Flat[R]
 
 
 def train(args: Sequence[str]) -> None:
@@ -62,12 +58,11 @@ def train(args: Sequence[str]) -> None:
     if name is None:
         return
     run = controls.recipe_of(name)
-    kind = {CountRun: Train[CountRun], SequenceRun: Train[SequenceRun], RankingRun: Train[RankingRun]}[type(run)]
-    chosen = parse(f"train {name}", kind, args[1:], default=kind(store=tyro.MISSING, run=run))
+    chosen, run = parse_with_run(f"train {name}", Train, run, args[1:])
     store = Store(chosen.store)
     out = chosen.out or Path("runs") / f"{name}-{store.name}-{chosen.split}"
-    result = train_run(chosen.run, store, load_split(store, chosen.split), out)
-    best = "" if result.best is None else f", best {chosen.run.train.metric} {result.best:.4f} at {result.best_step:,}"
+    result = train_run(run, store, load_split(store, chosen.split), out)
+    best = "" if result.best is None else f", best {run.train.metric} {result.best:.4f} at {result.best_step:,}"
     console.print(f"{result.steps:,} steps in {result.wall_seconds:,.0f} s{best}. Model in [bold]{out}[/]")
     console.print(f"Next: penchant evaluate {out}")
 

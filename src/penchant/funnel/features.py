@@ -32,9 +32,10 @@ ITEM_FEATURES = ("log_popularity", "category_share", "category_share_recent", "s
 """log(1 + count) in the fitted window; share of the history, and of its last `RECENT` actions, in the candidate's
 category; 1 if the item is in the history; log(1 + hours) since it last was, 0 if it is not."""
 
-CHANNEL_FEATURES = ("found", "reciprocal_rank", "score_z")
-"""For each channel: 1 if it found the item; 1 / rank; raw score less the mean of the items this channel found for the
-request, in their standard deviations. All 0 where it did not find the item."""
+CHANNEL_FEATURES = ("found", "reciprocal_rank", "score")
+"""For each channel: 1 if it found the item; 1 / rank; its raw score, which the model's `FeatureScale` puts on a scale.
+All 0 where it did not find the item. None depends on what else is in the list, so an item has the same features before
+and after a stage has cut the list down."""
 
 RECENT = 10
 HOUR_MS = 3_600_000
@@ -225,8 +226,5 @@ def _of_request(requests: Requests, items: Int[Tensor, "B K"]) -> Float[Tensor, 
 
 def _of_channels(ranks: Int[Tensor, "B K C"], scores: Float[Tensor, "B K C"]) -> Float[Tensor, "B K f"]:
     found = (ranks > 0).float()
-    count = found.sum(1, keepdim=True).clamp(min=1)
-    centred = (scores - (scores * found).sum(1, keepdim=True) / count) * found
-    std = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    columns = torch.stack([found, found / ranks.clamp(min=1), centred / std.clamp(min=1e-6)], dim=3)
+    columns = torch.stack([found, found / ranks.clamp(min=1), scores * found], dim=3)
     return torch.cat([columns.flatten(2), found.sum(2, keepdim=True)], dim=2)

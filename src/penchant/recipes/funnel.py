@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import nn
+from tyro.conf import AvoidSubcommands
 
 from penchant.baselines.ranking.objective import listwise
 from penchant.baselines.ranking.parts import RankerConfig
-from penchant.data.candidates import CandidateArrays, CandidateBatches
 from penchant.data.history import Requests, requests_before_events, requests_before_times
 from penchant.data.split import Split
 from penchant.data.store import Store
@@ -40,6 +40,7 @@ from penchant.funnel.stages import Candidates
 from penchant.models import load_model
 from penchant.recipes.controls import item_knn, popularity, sasrec
 from penchant.recipes.runs import CountRun, Run, build_ranker, describe_run, sample_targets, train_run
+from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
@@ -49,14 +50,10 @@ BLOCK = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Channel:
-    """One way of finding candidates."""
+    """One way of finding candidates; `settings.channels` says how many."""
 
     name: str
-    run: Run
-    k: int = 200
-    """Items it retrieves."""
-    quota: int = 0
-    """Items it may surely bring into the merged list, with merge "quota"."""
+    run: AvoidSubcommands[Run]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,29 +88,24 @@ def _train(epochs: float, metric: str) -> TrainConfig:
 
 
 def funnel() -> FunnelRun:
-    """Two learned channels beside popularity, merged by reciprocal rank, pre-ranked to 50, ranked by DIN."""
-    return funnel_of(
-        Channel(name="sasrec", run=sasrec()),
-        Channel(name="item_knn", run=item_knn()),
-        Channel(name="popularity", run=popularity(), k=100),
+    """A learned channel and item-kNN beside popularity, merged by reciprocal rank, pre-ranked, ranked by DIN."""
+    return funnel_of({"sasrec": sasrec(), "item_knn": item_knn(), "popularity": popularity()})
+
+
+def funnel_of(channels: Mapping[str, Run], k: int = 200) -> FunnelRun:
+    """A funnel of these channels, each retrieving k items, with the default sizes."""
+    settings = FunnelSettings(
+        channels=tuple(ChannelSettings(name=name, k=k) for name in channels), merge="rrf", exclude_seen=True
     )
-
-
-def funnel_of(*channels: Channel) -> FunnelRun:
-    """A funnel of these channels with the default sizes."""
-    parts = tuple(ChannelSettings(name=c.name, k=c.k, quota=c.quota) for c in channels)
-    return FunnelRun(channels=channels, settings=FunnelSettings(channels=parts, merge="rrf", exclude_seen=True))
+    return FunnelRun(channels=tuple(Channel(name=name, run=run) for name, run in channels.items()), settings=settings)
 
 
 def demo_funnel() -> FunnelRun:
     """The default funnel, sized for MovieLens 100K and four minutes."""
-    small = sasrec()
-    small = replace(small, data=replace(small.data, batch_targets=1600), train=replace(small.train, tensorboard=False))
-    return funnel_of(
-        Channel(name="sasrec", run=small),
-        Channel(name="item_knn", run=item_knn()),
-        Channel(name="popularity", run=popularity(), k=100),
-    )
+    learned = sasrec()
+    data, train = replace(learned.data, batch_targets=1600), replace(learned.train, tensorboard=False)
+    channels = {"sasrec": replace(learned, data=data, train=train), "item_knn": item_knn(), "popularity": popularity()}
+    return funnel_of(channels)
 
 
 def shortened(run: FunnelRun, epochs: float) -> FunnelRun:

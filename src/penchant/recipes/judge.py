@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
-from penchant.data.ranking import evaluate_impressions
 from penchant.data.store import write_json
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking
 from penchant.funnel.features import Features
 from penchant.recipes.runs import LoadedRun
+from penchant.training.impressions import evaluate_impressions
 
 KS = (5, 10, 20, 50, 100)
 

@@ -28,7 +28,6 @@ from penchant.baselines.retrieval.popularity import PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
-from penchant.data.ranking import ImpressionBatches, evaluate_impressions
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
 from penchant.errors import ConfigError, RunError
@@ -37,6 +36,7 @@ from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.models import Sizes, build_model, load_model, pick_device, save_model
+from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
 RUN = "run.json"

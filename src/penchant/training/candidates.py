@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from penchant.data.history import requests_before_events
-from penchant.data.ranking import BatchPlan, RankBatch
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
 from penchant.funnel.features import Features
 from penchant.funnel.stages import Candidates
+from penchant.training.impressions import BatchPlan, RankBatch
 
 ARRAYS = ("events", "items", "ranks", "channel_scores")
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from penchant.baselines.ranking.din import DIN
 from penchant.baselines.ranking.parts import RankerConfig
-from penchant.data.candidates import CandidateArrays, CandidateBatches, thinned
 from penchant.data.history import requests_before_events, requests_before_times
-from penchant.data.ranking import BatchPlan, ImpressionBatches, RankBatch, ends_before, evaluate_impressions
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.errors import RunError, StoreError
 from penchant.funnel.features import Features
 from penchant.funnel.stages import Candidates
 from penchant.models import Sizes
+from penchant.training.candidates import CandidateArrays, CandidateBatches, thinned
+from penchant.training.impressions import BatchPlan, ImpressionBatches, RankBatch, ends_before, evaluate_impressions
 
 
 @pytest.fixture(scope="module")

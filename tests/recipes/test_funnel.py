@@ -1,0 +1,82 @@
+"""The funnel's recipe: no stage sees another's window, a cut run goes on, the report adds up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from penchant.training.candidates import CandidateArrays
+
+from penchant.data.history import requests_before_events
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.evaluation.funnel_report import FunnelReport
+from penchant.funnel.pipeline import load_funnel
+from penchant.recipes import funnel as recipe
+from tests.factories import make_store
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("funnel") / "store", num_users=150, num_items=120, seed=2)
+
+
+def small() -> recipe.FunnelRun:
+    run = recipe.shortened(recipe.demo_funnel(), 2.0)
+    settings = replace(run.settings, merged_size=60, preranked_size=20, list_size=10)
+    return replace(run, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def trained(market: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[recipe.TrainedFunnel, Path]:
+    out = tmp_path_factory.mktemp("funnel-run") / "run"
+    split = load_split(market, "funnel")
+    funnel = recipe.train_funnel(small(), market, split, out)
+    report = recipe.judge_funnel(funnel, market, split, out, config=recipe.flat({"a": {"b": 1}}))
+    return recipe.TrainedFunnel(funnel, market, report), out
+
+
+def test_report_is_written_and_reads_back(trained: tuple[recipe.TrainedFunnel, Path]) -> None:
+    funnel, out = trained
+    assert FunnelReport.from_json((out / "report.json").read_text()) == funnel.report
+    assert "<svg" in (out / "report.html").read_text()
+
+
+def test_candidates_come_from_the_window_no_channel_trained_on(
+    market: Store, trained: tuple[recipe.TrainedFunnel, Path]
+) -> None:
+    split = load_split(market, "funnel")
+    for window in ("rank", "valid"):
+        events = CandidateArrays.load(trained[1] / "candidates" / window).events
+        assert np.isin(events, split.events(window)).all()
+        assert not np.isin(events, split.events("train")).any()
+
+
+def test_loaded_funnel_answers_as_the_trained_one(market: Store, trained: tuple[recipe.TrainedFunnel, Path]) -> None:
+    events = load_split(market, "funnel").targets("test")[:20]
+    requests = requests_before_events(market, events, 50)
+    ours, loaded = trained[0].funnel.recommend(requests), load_funnel(trained[1]).recommend(requests)
+    assert torch.equal(ours.items, loaded.items)
+    torch.testing.assert_close(ours.scores, loaded.scores)
+
+
+def test_finished_funnel_is_not_trained_again(market: Store, trained: tuple[recipe.TrainedFunnel, Path]) -> None:
+    out = trained[1]
+    files = {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}
+    recipe.train_funnel(small(), market, load_split(market, "funnel"), out)
+    assert {p: p.stat().st_mtime_ns for p in out.glob("channels/*/model.safetensors")}.items() <= files.items()
+
+
+def test_tables_out_for_known_and_unknown_users(trained: tuple[recipe.TrainedFunnel, Path]) -> None:
+    table = trained[0].recommend(["u1", "nobody"], k=5)
+    assert table.column_names == ["user_id", "rank", "item_id", "title", "score"]
+    assert table["user_id"].to_pylist() == ["u1"] * 5 + ["nobody"] * 5
+    assert table["rank"].to_pylist() == [1, 2, 3, 4, 5] * 2
+    assert len(set(table["item_id"].to_pylist()[:5])) == 5
+
+
+def test_settings_are_shown_flat() -> None:
+    assert recipe.flat({"a": [{"b": 1}, {"b": (2, 3)}], "c": "x"}) == {"a.0.b": "1", "a.1.b": "(2, 3)", "c": "x"}

@@ -1,0 +1,58 @@
+"""Tables of results: what is missing is known before it is run, and a finished row is never run twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from penchant.errors import ConfigError, StoreError
+from penchant.evaluation.results import find_results
+from penchant.recipes import controls
+from penchant.recipes.reproduce import ResultTable, Row, choose, missing, run_row, show, tables
+from tests.factories import make_store
+
+ROWS = (
+    Row(name="popularity", run=controls.popularity(), data="made-up", split="loo", minutes=1.0),
+    Row(name="markov", run=controls.markov(), data="made-up", split="temporal-last", minutes=2.0),
+)
+TABLE = ResultTable(paper="controls", name="small", rows=ROWS, seeds=3)
+
+
+def test_rows_run_once_and_results_carry_their_provenance(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "stores" / "made-up")
+    results = tmp_path / "results"
+    left = list(missing([TABLE], results, (), (), None))
+    assert [(m.row.name, m.seed) for m in left] == [("popularity", 0), ("markov", 0)]  # counts know no seed
+    for item in left:
+        run_row(item, tmp_path / "stores", tmp_path / "runs", results)
+    assert list(missing([TABLE], results, (), (), None)) == []
+    for result in find_results(results):
+        assert result.data_fingerprint == store.fingerprint
+        assert result.config["kind"] == result.row
+        assert result.metrics["HR@10"] is not None
+        assert "HR@10 unseen" in result.metrics
+
+
+def test_missing_rows_can_be_narrowed(tmp_path: Path) -> None:
+    assert [m.row.name for m in missing([TABLE], tmp_path, ("markov",), (), None)] == ["markov"]
+    assert list(missing([TABLE], tmp_path, (), ("elsewhere",), None)) == []
+
+
+def test_absent_store_is_named_with_the_way_to_make_it(tmp_path: Path) -> None:
+    item = next(iter(missing(choose("controls-ranking"), tmp_path, (), (), 1)))
+    with pytest.raises(StoreError, match=r"ml-1m-liked.*penchant prepare movielens"):
+        run_row(item, tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
+
+
+def test_unknown_table_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="controls-calibration"):
+        choose("karma-table9")
+    assert {t.name for t in choose("controls")} == {t.name for t in tables().values()}
+
+
+def test_what_is_left_is_summed_up(tmp_path: Path) -> None:
+    console = Console(record=True, width=120)
+    show(list(missing([TABLE], tmp_path, (), (), None)), tmp_path, console)
+    assert "2 left, about 3 minutes" in console.export_text()
