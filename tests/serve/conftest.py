@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from penchant.baselines.ranking.din import DIN
-from penchant.baselines.retrieval.gru4rec import GRU4Rec
 from penchant.baselines.retrieval.markov import Markov
 from penchant.baselines.retrieval.popularity import Popularity
+from penchant.baselines.retrieval.sasrec import SASRec
 from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
@@ -28,7 +28,7 @@ NOW_MS = 1_800_000_000_000
 SETTINGS = FunnelSettings(
     channels=(
         ChannelSettings(name="markov", k=30, quota=15),
-        ChannelSettings(name="gru4rec", k=30, quota=15),
+        ChannelSettings(name="sasrec", k=30, quota=15),
         ChannelSettings(name="popularity", k=20, quota=10),
     ),
     merged_size=40,
@@ -46,7 +46,7 @@ def make_run(store: Store, folder: Path, settings: FunnelSettings = SETTINGS) ->
     markov, popularity = Markov(Markov.Config(), sizes), Popularity(Popularity.Config(), sizes)
     markov.fit(store, split)
     popularity.fit(store, split)
-    channels = {"markov": markov, "gru4rec": GRU4Rec(GRU4Rec.Config(), sizes), "popularity": popularity}
+    channels = {"markov": markov, "sasrec": SASRec(SASRec.Config(), sizes), "popularity": popularity}
     for name, model in channels.items():
         save_model(model.eval(), folder / "channels" / name)
     features = Features.fit(store, split, channels=tuple(c.name for c in settings.channels))

@@ -69,7 +69,7 @@ def test_an_item_carries_what_a_page_needs(client: TestClient, bundle: Bundle) -
     stages = [
         "history",
         "retrieve:markov",
-        "retrieve:gru4rec",
+        "retrieve:sasrec",
         "retrieve:popularity",
         "merge",
         "prerank",

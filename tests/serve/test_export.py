@@ -87,7 +87,7 @@ def test_a_bundle_holds_the_models_weights_and_nothing_of_training(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
-    save_file({"decoder": torch.ones(3)}, run / "channels" / "gru4rec" / "objective.safetensors")
+    save_file({"decoder": torch.ones(3)}, run / "channels" / "sasrec" / "objective.safetensors")
     save_file({"exp_avg": torch.ones(3)}, run / "rank" / "optimizer.safetensors")
     (run / "checkpoints").mkdir()
     (run / "metrics.jsonl").write_text("{}")

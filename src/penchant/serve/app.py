@@ -141,20 +141,23 @@ def serve(bundle: str | Path, host: str = "127.0.0.1", port: int = 8000, events:
         ConfigError: the address cannot be had.
     """
     bundle = Path(bundle)
-    # Requests run side by side; more threads inside one of them would only contend for the same processors.
-    torch.set_num_threads(1)
+    logging.basicConfig(format="%(asctime)s %(message)s")  # does nothing where the caller set logging up
+    log.setLevel(logging.INFO)
     listening = _listen(host, port)
     with listening:
         host, port = listening.getsockname()[:2]
         loaded = Bundle.load(bundle)
         service = Service(loaded, EventLog(events or bundle.with_name(f"{bundle.name}.events.sqlite")))
+        # Requests run side by side; more threads inside one of them would only contend for the same processors.
+        torch.set_num_threads(1)
         if not ipaddress.ip_address(host).is_loopback:
             log.warning(
                 "listening on %s: whoever reaches this machine can read every user's history and write events; "
                 "there is no login. Put it behind a proxy that asks for one, or use --host 127.0.0.1.",
                 host,
             )
-        log.info("%s items, %s users on http://%s:%s", loaded.num_items, loaded.num_users, host, port)
+        address = f"[{host}]" if ":" in host else host
+        log.info("%s items, %s users on http://%s:%s", loaded.num_items, loaded.num_users, address, port)
         config = uvicorn.Config(
             create_app(service),
             # uvicorn's own lines would carry whole paths, ours carry routes.
