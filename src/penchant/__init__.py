@@ -1,7 +1,7 @@
 """Penchant: a personalized search and recommendation funnel, from raw logs to a served list.
 
     store = penchant.prepare(events, items=items, out="store")
-    funnel = penchant.funnel(store, out="run")
+    funnel = penchant.train_funnel(store, out="run")
     lists = funnel.recommend(["ada", "grace"], k=10)
 
 Tables in (pandas, polars, Arrow), tables out (Arrow). Nothing heavy is imported before it is needed.
@@ -78,7 +78,7 @@ def train(
     return load_run(Path(out), store.path)
 
 
-def funnel(store: Store, *, out: str | Path, epochs: float | None = None) -> TrainedFunnel:
+def train_funnel(store: Store, *, out: str | Path, epochs: float | None = None) -> TrainedFunnel:
     """Train and judge the default funnel; its report is `out`/report.html.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from penchant.errors import RunError, StoreError
 from penchant.funnel.features import Features
 from penchant.funnel.stages import Candidates
 from penchant.models import Sizes
-from penchant.training.candidates import CandidateArrays, CandidateBatches, thinned
+from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.impressions import BatchPlan, ImpressionBatches, RankBatch, ends_before, evaluate_impressions
 
 
@@ -236,7 +237,7 @@ def test_every_request_that_holds_its_target_trains_once_and_the_others_are_coun
 def test_training_computes_the_features_that_serving_computes(
     store: Store, arrays: CandidateArrays, channel_features: Features
 ) -> None:
-    batch = CandidateBatches(store, channel_features, arrays, num_top=3, num_random=4).batch(0)
+    batch = CandidateBatches(store, channel_features, arrays).batch(0)
     by_event = {}
     for row, event in enumerate(arrays.events):
         key = (int(store.event_user[event]), int(store.event_ts_ms[event]), int(store.event_item[event]))
@@ -258,40 +259,25 @@ def test_training_computes_the_features_that_serving_computes(
     assert checked > 100
 
 
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000), num_top=st.integers(0, 5), num_random=st.integers(0, 30))
-def test_thinning_keeps_the_target_the_top_and_the_order(seed: int, num_top: int, num_random: int) -> None:
-    rng = np.random.default_rng(seed)
-    items = np.stack([rng.permutation(40)[:20] + 1 for _ in range(6)])
-    items[:3, 12:] = 0
-    targets = items[np.arange(6), rng.integers(0, 12, 6)][:, None]
-    kept = thinned(items, targets, num_top, num_random, rng)
-    assert kept.shape == (6, min(20, 1 + num_top + num_random))
-    assert (np.diff(kept, axis=1) > 0).all()
-    for row, target, places in zip(items, targets[:, 0], kept, strict=True):
-        chosen = row[places]
-        assert target in chosen
-        others = [i for i in row if i not in (0, target)]
-        assert set(others[:num_top]) <= set(chosen)
-        assert (chosen > 0).sum() == min((row > 0).sum(), 1 + num_top + num_random)
-
-
-def test_drawn_negatives_change_with_the_step_alone(
+def test_candidate_batches_depend_on_step_and_seed_alone(
     store: Store, arrays: CandidateArrays, channel_features: Features
 ) -> None:
     def batches(seed: int = 0) -> CandidateBatches:
-        return CandidateBatches(store, channel_features, arrays, cells=900, seed=seed, num_top=2, num_random=5)
+        return CandidateBatches(store, channel_features, arrays, cells=900, seed=seed)
 
     one = batches()
     steps = one.steps_per_epoch
     forward = [one.batch(step) for step in range(steps + 2)]
     assert all(same(batches().batch(step), forward[step]) for step in (steps + 1, 0, 2))
     assert not same(batches(seed=1).batch(0), forward[0])
-    assert forward[0].inputs.items.shape[1] == 8
-    drawn = {
-        tuple(items)
-        for step in range(steps * 6)
-        for items in one.batch(step).inputs.items.tolist()
-        if items[0] == int(forward[0].inputs.items[0, 0])
-    }
-    assert len(drawn) > 1
+
+
+def test_candidates_taken_apart_and_joined_are_the_same(arrays: CandidateArrays) -> None:
+    half = np.arange(len(arrays.events)) % 2 == 0
+    parts = [arrays.take(np.flatnonzero(half)), arrays.take(np.flatnonzero(~half))]
+    narrow = replace(parts[1], **{n: getattr(parts[1], n)[:, :5] for n in ("items", "ranks", "channel_scores")})
+    joined = CandidateArrays.joined([parts[0], narrow])
+    assert np.array_equal(joined.events, np.concatenate([arrays.events[half], arrays.events[~half]]))
+    assert np.array_equal(joined.items[: half.sum()], arrays.items[half])
+    assert np.array_equal(joined.ranks[half.sum() :, :5], arrays.ranks[~half][:, :5])
+    assert not joined.items[half.sum() :, 5:].any()

@@ -68,20 +68,20 @@ def gru4rec_long() -> SequenceRun:
     """The calibration run: GRU4Rec with histories of 200, as long as it takes (ML-1M: an hour on one core)."""
     return SequenceRun(
         kind="gru4rec",
-        model=GRU4RecConfig(max_len=200, state=256),
+        model=GRU4RecConfig(max_len=200, width=128, state=256, dropout=0.3),
         data=SequenceDataConfig(max_len=200),
-        train=_train(25, 2e-3),
+        train=_train(20, 2e-3),
     )
 
 
 def mean_pooling() -> RankingRun:
     """Ranker: the history's mean beside the candidate. Minutes."""
-    return RankingRun(kind="mean_pooling", model=RankerConfig())
+    return RankingRun(kind="mean_pooling", model=RankerConfig(embedding_dropout=0.1))
 
 
 def din() -> RankingRun:
     """Ranker: DIN, the history weighted anew for each candidate. Minutes."""
-    return RankingRun(kind="din", model=RankerConfig())
+    return RankingRun(kind="din", model=RankerConfig(embedding_dropout=0.1))
 
 
 def _train(epochs: float, lr: float) -> TrainConfig:

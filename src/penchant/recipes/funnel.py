@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -74,17 +75,13 @@ class FunnelRun:
     """Clicks of the rank window they learn from, at most; drawn by the seed."""
     valid_targets: int = 3_000
     """Clicks of the valid window they are chosen on, at most."""
-    rank_top: int = 20
-    """Negatives of a request that the ranker learns from: this many from the top of the merged list ..."""
-    rank_random: int = 29
-    """... and this many drawn from the rest."""
-    cells: int = 32_768
-    """Candidates scored at a time."""
+    batch_cells: int = 1_600
+    """Candidates in a training batch."""
     seed: int = 0
 
 
 def _train(epochs: float, metric: str) -> TrainConfig:
-    return TrainConfig(epochs=epochs, optim=OptimConfig(lr=2e-3), metric=metric, patience=3)
+    return TrainConfig(epochs=epochs, optim=OptimConfig(lr=1e-3), metric=metric, patience=3)
 
 
 def funnel() -> FunnelRun:
@@ -150,14 +147,40 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     features = Features.fit(store, split, "train", tuple(c.name for c in run.channels), max_len=run.max_len)
 
     console.print("[bold]Pre-ranker")
-    prerank = PreRanker(*_train_scorer("prerank", run, store, features, learn, choose, out), cells=run.cells)
+    prerank = PreRanker(*_train_scorer("prerank", run, store, features, learn, choose, out / "prerank"))
     console.print("[bold]Ranker")
-    kept = _collect(
-        choose.events, store, run, lambda r, c: prerank.score(r, c).top(run.settings.preranked_size), choose
-    )
-    rank = Ranker(*_train_scorer("rank", run, store, features, learn, kept, out), cells=run.cells)
+    kept = _collect(choose.events, store, run, partial(_cut, prerank, run.settings.preranked_size), choose)
+    seen = _preranked_by_halves(run, store, features, learn, choose, out)
+    rank = Ranker(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
     save_settings(run.settings, out, split)
     return Funnel(sources, prerank, rank, run.settings)
+
+
+def _preranked_by_halves(
+    run: FunnelRun, store: Store, features: Features, learn: CandidateArrays, choose: CandidateArrays, out: Path
+) -> CandidateArrays:
+    """What the ranker learns from: lists as short and as hard as those it will serve.
+
+    Each half of the users is pre-ranked by a model that learned from the other half, so that no list was cut by a model
+    that had seen its click. Returns the clicks in another order.
+    """
+    odd = store.event_user[learn.events] % 2 == 1
+    parts = []
+    for name, mine in (("odd", odd), ("even", ~odd)):
+        folder = out / "candidates" / f"preranked-{name}"
+        if not (folder / "candidates.json").is_file():
+            others = learn.take(np.flatnonzero(~mine))
+            half = PreRanker(*_train_scorer("prerank", run, store, features, others, choose, folder / "prerank"))
+            found = learn.take(np.flatnonzero(mine))
+            cut = partial(_cut, half, run.settings.preranked_size)
+            _collect(found.events, store, run, cut, found).save(folder)
+        parts.append(CandidateArrays.load(folder))
+    return CandidateArrays.joined(parts)
+
+
+def _cut(prerank: PreRanker, size: int, requests: Requests, candidates: Candidates) -> Candidates:
+    """What a pre-ranker passes on."""
+    return prerank.score(requests, candidates).top(size)
 
 
 def _train_scorer(
@@ -167,19 +190,21 @@ def _train_scorer(
     features: Features,
     learn: CandidateArrays,
     choose: CandidateArrays,
-    out: Path,
+    folder: Path,
 ) -> tuple[nn.Module, Features]:
     """Train one stage on the rank window's candidates, chosen by what it keeps of the valid window's."""
     light = stage == "prerank"
     kind, config, train = (
         ("light_two_tower", run.prerank, run.prerank_train) if light else (run.rank_kind, run.rank, run.rank_train)
     )
-    # A ranker sees hard candidates and easy ones; a pre-ranker, all it will have to cut.
-    top, random = (None, None) if light else (run.rank_top, run.rank_random)
-    batches = CandidateBatches(store, features, learn, cells=run.cells, seed=run.seed, num_top=top, num_random=random)
-    features.save(out / stage)
+    try:
+        batches = CandidateBatches(store, features, learn, cells=run.batch_cells, seed=run.seed)
+    except ValueError as error:
+        fix = "More logs, larger k of the channels, or a merged list of more items."
+        raise StoreError(f"too little to learn the {stage} stage from ({error})", where=store.path, fix=fix) from error
+    features.save(folder)
     model = build_ranker(kind, asdict(config), store, features, batches.batch, run.seed)
-    scorer = PreRanker(model, features, cells=run.cells) if light else Ranker(model, features, cells=run.cells)
+    scorer = PreRanker(model, features) if light else Ranker(model, features)
     size = run.settings.preranked_size if light else run.settings.list_size
 
     def validate() -> dict[str, float]:
@@ -188,7 +213,7 @@ def _train_scorer(
         ndcg = np.where(place <= size, 1 / np.log2(place + 1), 0.0)
         return {"hr": float((place <= size).mean()), "ndcg": float(ndcg.mean())}
 
-    fit(model, listwise, batches, train, out / stage, validate, title=kind)
+    fit(model, listwise, batches, train, folder, validate, title=kind)
     return model, features
 
 

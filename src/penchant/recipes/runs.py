@@ -69,7 +69,7 @@ class ImpressionDataConfig:
 
     max_len: int = 50
     """Actions of the history a ranker sees, the latest ones."""
-    cells: int = 4096
+    cells: int = 1024
     """Impressions, padding included, in a batch at most."""
 
 
@@ -80,7 +80,9 @@ class RankingRun:
     kind: Fixed[str]
     model: RankerConfig
     data: ImpressionDataConfig = field(default_factory=ImpressionDataConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(metric="AUC", epochs=3, evaluate_every=0.5))
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(metric="AUC", epochs=2, evaluate_every=0.5, patience=2)
+    )
 
 
 Run = CountRun | SequenceRun | RankingRun

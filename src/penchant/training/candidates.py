@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,18 @@ class CandidateArrays:
             torch.from_numpy(self.channel_scores[rows]),
         )
 
+    def take(self, rows: np.ndarray) -> CandidateArrays:
+        """Some of the requests, in this order."""
+        return CandidateArrays(self.channels, *(getattr(self, name)[rows] for name in ARRAYS))
+
+    @classmethod
+    def joined(cls, parts: Sequence[CandidateArrays]) -> CandidateArrays:
+        """The requests of all parts, of the same channels, one part after the other."""
+        width = max(part.items.shape[1] for part in parts)
+        events = np.concatenate([part.events for part in parts])
+        deep = (np.concatenate([_widened(getattr(part, n), width) for part in parts]) for n in ARRAYS[1:])
+        return cls(parts[0].channels, events, *deep)
+
     def save(self, folder: Path) -> None:
         """Write the arrays, then the note that makes them complete."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,18 +109,14 @@ class CandidateArrays:
 class CandidateBatches:
     """Requests with their candidates, label 1 for the item that came next. Requests that missed it are left out.
 
-    Features are computed on all candidates of a request before any is dropped, as serving computes them.
-
     Args:
-        cells: bound of candidates in a batch, before any is dropped.
-        num_top, num_random: keep the target, this many others from the top of the list and this many drawn from the
-            rest, in the list's order, drawn anew each step; both None keeps all.
+        cells: bound of candidates in a batch.
 
     Attributes:
         num_missed: requests left out because no candidate is the target.
 
     Raises:
-        ValueError: no request's candidates hold its target, or only one of `num_top` and `num_random` is given.
+        ValueError: no request's candidates hold its target.
     """
 
     def __init__(
@@ -119,13 +127,8 @@ class CandidateBatches:
         *,
         cells: int = 32768,
         seed: int = 0,
-        num_top: int | None = None,
-        num_random: int | None = None,
     ) -> None:
-        if (num_top is None) != (num_random is None):
-            raise ValueError("give num_top and num_random together")
-        self._store, self._features, self._candidates, self._seed = store, features, candidates, seed
-        self._keep = None if num_top is None or num_random is None else (num_top, num_random)
+        self._store, self._features, self._candidates = store, features, candidates
         self._targets = store.event_item[candidates.events]
         found = (candidates.items == self._targets[:, None]).any(1)
         self._rows = np.flatnonzero(found)
@@ -143,30 +146,7 @@ class CandidateBatches:
         requests = requests_before_events(self._store, self._candidates.events[rows], self._features.max_len)
         inputs = self._features(requests, self._candidates.candidates(rows))
         targets = torch.from_numpy(self._targets[rows].astype(np.int64))[:, None]
-        if self._keep is not None:
-            rng = np.random.default_rng((self._seed, 1, step))  # apart from the plan's (seed, epoch)
-            kept = thinned(inputs.items.numpy(), targets.numpy(), *self._keep, rng)
-            inputs = inputs.take(torch.from_numpy(kept))
         return RankBatch(inputs, (inputs.items == targets).float())
-
-
-def thinned(
-    items: np.ndarray, targets: np.ndarray, num_top: int, num_random: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Places to keep in each row: the target, the first `num_top` others, `num_random` of the rest; ascending.
-
-    Args:
-        items: int [B, K]; 0 = an empty slot, kept only where a row has too few.
-        targets: int [B, 1].
-    Returns: int64 [B, min(K, 1 + num_top + num_random)].
-    """
-    target = items == targets
-    others = np.cumsum((items > 0) & ~target, axis=1)
-    urgency = np.where(others <= num_top, -1.0, rng.random(items.shape))
-    urgency[items == 0] = 2.0
-    urgency[target] = -2.0
-    keep = min(items.shape[1], 1 + num_top + num_random)
-    return np.sort(np.argsort(urgency, axis=1, kind="stable")[:, :keep], axis=1)
 
 
 def _widened(array: np.ndarray, width: int) -> np.ndarray:

@@ -17,10 +17,10 @@ from penchant.baselines.ranking.mean_pooling import MeanPooling
 from penchant.baselines.ranking.objective import listwise, pointwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests
-from penchant.data.ranking import RankBatch
 from penchant.funnel.features import Features, RankInputs
 from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig
 from penchant.models import Sizes, load_model, save_model
+from penchant.training.impressions import RankBatch
 
 SIZES = Sizes(num_items=20, num_categories=4, num_features=3)
 CONFIG = RankerConfig(width=6, category_width=2, hidden=16, hidden_second=8, attention=5)

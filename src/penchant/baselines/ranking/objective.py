@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from penchant.data.ranking import RankBatch
+from penchant.training.impressions import RankBatch
 
 
 def pointwise(model: nn.Module, batch: RankBatch) -> dict[str, Tensor]:
