@@ -193,7 +193,7 @@ def write(
         wall_seconds=figures["train_wall_s"] + figures["judge_wall_s"],
         steps=0,
         trials=1,
-        metrics={names.get(k, k): v for k, v in figures.items()} | quality,
+        metrics={**{names.get(k, k): v for k, v in figures.items()}, **quality},
         synthetic=False,
         notes=judged.notes,
     )

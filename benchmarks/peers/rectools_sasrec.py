@@ -12,6 +12,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from pytorch_lightning import Trainer, seed_everything
@@ -62,7 +63,7 @@ def main() -> None:
     model.fit(dataset)
     train_wall, train_cpu = time.perf_counter() - wall, time.process_time() - cpu
     lengths = log.groupby(Columns.User).size()
-    targets = int((lengths - 1).clip(upper=settings["max_len"]).sum()) * settings["epochs"]
+    targets = int(np.minimum(lengths.to_numpy() - 1, settings["max_len"]).sum()) * settings["epochs"]
 
     users = lengths.index.to_numpy()
     wall, cpu = time.perf_counter(), time.process_time()

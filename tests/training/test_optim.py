@@ -15,7 +15,7 @@ from penchant.training.optim import OptimConfig, RowwiseAdagrad, build_optimizer
 def test_rowwise_adagrad_is_its_formula_and_leaves_other_rows_alone() -> None:
     table = nn.Embedding(6, 3, sparse=True)
     weights, total = table.weight.detach().numpy().copy(), np.zeros(6)
-    optimizer = RowwiseAdagrad([table.weight], lr=0.1)
+    optimizer = RowwiseAdagrad(table.parameters(), lr=0.1)
     for step in range(4):
         rows = torch.tensor([1, 4, 1 + step])
         optimizer.zero_grad()

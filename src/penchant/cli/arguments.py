@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from penchant.data.split import Split, load_split
+from penchant.data.store import Store
+from penchant.data.user_split import read_split
 from penchant.errors import ConfigError
 
 T = TypeVar("T")
@@ -30,6 +34,14 @@ def parse_with_run(command: str, kind: type[T], run: R, args: Sequence[str]) -> 
     both.__doc__ = kind.__doc__
     chosen = parse(command, both, args)
     return chosen, chosen.run
+
+
+def open_split(store: Store, split: str) -> Split:
+    """A split of the Store by name; or a user's own from a file, which is added to the Store under the file's name."""
+    path = Path(split)
+    if path.suffix and path.is_file():
+        return read_split(store, path)
+    return load_split(store, split)
 
 
 def pick(command: str, what: str, choices: Mapping[str, str], usage: str, args: Sequence[str]) -> str | None:

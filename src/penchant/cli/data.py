@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from rich.console import Console
 from tyro.conf import Positional
 
 from penchant.cli.arguments import Flat, parse, pick
+from penchant.data.prepare import Raw
 from penchant.data.prepare import prepare as prepare_store
 from penchant.data.sources import movielens, table
 from penchant.data.store import Store
+from penchant.errors import StoreError
 
 S = TypeVar("S")
 SOURCES = {
@@ -53,10 +56,19 @@ def prepare(args: Sequence[str]) -> None:
     name = pick("prepare", "source", SOURCES, PREPARE_HELP, args)
     if name == "movielens":
         chosen = parse("prepare movielens", Prepare[movielens.MovieLens], args[1:])
-        prepare_store(movielens.read(chosen.source), chosen.out, strict=chosen.strict)
+        _prepare(movielens.read, chosen)
     elif name == "table":
         chosen = parse("prepare table", Prepare[table.Table], args[1:])
-        prepare_store(table.read(chosen.source), chosen.out, strict=chosen.strict)
+        _prepare(table.read, chosen)
+
+
+def _prepare(read: Callable[[S], Raw], chosen: Prepare[S]) -> None:
+    console = Console(stderr=True, highlight=False)
+    if chosen.out.exists():
+        raise StoreError("already exists", where=chosen.out, fix="Choose another --out, or remove it first.")
+    with console.status("reading"):
+        raw = read(chosen.source)
+    prepare_store(raw, chosen.out, strict=chosen.strict, console=console)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import parse, parse_with_run, pick
-from penchant.data.split import load_split
+from penchant.cli.arguments import open_split, parse, parse_with_run, pick
 from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.evaluation.lists import evaluate_lists, write_trec
@@ -45,7 +44,8 @@ class Train:
     store: Positional[Path]
     """The Store."""
     split: str = "temporal-successive"
-    """Split of the Store: temporal-successive, temporal-last, loo, funnel, or one of your own."""
+    """Split of the Store: temporal-successive, temporal-last, loo, funnel; or a CSV or Parquet file of your own with
+    user_id, item_id, timestamp, window (train, valid, test)."""
     out: Path | None = None
     """The run's folder; runs/RECIPE-STORE-SPLIT where none is given."""
 
@@ -60,9 +60,10 @@ def train(args: Sequence[str]) -> None:
     run = controls.recipe_of(name)
     chosen, run = parse_with_run(f"train {name}", Train, run, args[1:])
     store = Store(chosen.store)
-    out = chosen.out or Path("runs") / f"{name}-{store.name}-{chosen.split}"
-    result = train_run(run, store, load_split(store, chosen.split), out)
-    best = "" if result.best is None else f", best {run.train.metric} {result.best:.4f} at {result.best_step:,}"
+    split = open_split(store, chosen.split)
+    out = chosen.out or Path("runs") / f"{name}-{store.name}-{split.name}"
+    result = train_run(run, store, split, out)
+    best = "" if result.best is None else f", {result.best:.4f} on valid at {result.best_step:,}"
     console.print(f"{result.steps:,} steps in {result.wall_seconds:,.0f} s{best}. Model in [bold]{out}[/]")
     console.print(f"Next: penchant evaluate {out}")
 
@@ -105,7 +106,7 @@ def evaluate(args: Sequence[str]) -> None:
         if chosen.store is None:
             raise ConfigError("--lists needs --store", fix="Name the Store whose targets the lists are for.")
         store = Store(chosen.store)
-        judged = evaluate_lists(chosen.lists, store, load_split(store, chosen.split), chosen.window)
+        judged = evaluate_lists(chosen.lists, store, open_split(store, chosen.split), chosen.window)
         console.print(metrics_table(judged, f"{chosen.lists.name} on {store.name}, {chosen.split}, {chosen.window}"))
         for note in judged.notes:
             console.print(note)

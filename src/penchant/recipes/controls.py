@@ -58,9 +58,9 @@ def sasrec_long() -> SequenceRun:
     """The calibration run: SASRec with histories of 200, as long as it takes (ML-1M: an hour on one core)."""
     return SequenceRun(
         kind="sasrec",
-        model=SASRecConfig(max_len=200, width=128, dropout=0.3),
-        data=SequenceDataConfig(max_len=200),
-        train=_train(25, 2e-3),
+        model=SASRecConfig(max_len=200),
+        data=SequenceDataConfig(max_len=200, batch_targets=800),
+        train=_train(40, 2e-3),
     )
 
 

@@ -163,8 +163,9 @@ def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> 
     batches = SequenceBatches(store, split, run.data, run.train.seed)
 
     def validate() -> dict[str, float]:
-        sample = {"targets": VALID_TARGETS, "max_len": run.model.max_len}
-        return evaluate_retrieval(model, store, split, "valid", ks=(10,), **sample).metrics()
+        return evaluate_retrieval(
+            model, store, split, "valid", ks=(10,), max_len=run.model.max_len, targets=VALID_TARGETS
+        ).metrics()
 
     can_choose = len(split.targets("valid")) > 0
     return fit(model, objective, batches, run.train, out, validate if can_choose else None, title=run.kind)
