@@ -11,7 +11,8 @@ from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.funnel.features import REQUEST_FEATURES, Features
-from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig, PreRanker
+from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig
+from penchant.funnel.rank import ModelScorer
 from penchant.funnel.stages import Candidates
 from penchant.models import Sizes
 from penchant.training.candidates import CandidateArrays, CandidateBatches
@@ -67,7 +68,7 @@ def test_a_trained_pre_ranker_keeps_more_targets_than_chance(store: Store) -> No
         loss.backward()
         optimizer.step()
     judged = split.targets("test")
-    scored = PreRanker(model, features).score(
+    scored = ModelScorer(model, features).score(
         requests_before_events(store, judged, 50), some_candidates(store, judged, 1)
     )
     kept = (scored.top(6).items.numpy() == target(store, judged)[:, None]).any(1).mean()

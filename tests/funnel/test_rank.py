@@ -12,8 +12,8 @@ from penchant.baselines.ranking.din import DIN
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.errors import RunError
 from penchant.funnel.features import RankInputs
-from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig, PreRanker
-from penchant.funnel.rank import Ranker
+from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig
+from penchant.funnel.rank import ModelScorer
 from penchant.models import Sizes, save_model
 from tests.funnel.test_features import NUM_ITEMS, candidates_of, requests_of, some_features
 
@@ -34,22 +34,21 @@ class ByItem(nn.Module):
         return inputs.items * self.weight
 
 
-def ranker() -> Ranker:
+def ranker() -> ModelScorer:
     torch.manual_seed(0)
-    return Ranker(DIN(RankerConfig(), SIZES), FEATURES)
+    return ModelScorer(DIN(RankerConfig(), SIZES), FEATURES)
 
 
-def preranker() -> PreRanker:
+def preranker() -> ModelScorer:
     torch.manual_seed(0)
-    return PreRanker(LightTwoTower(LightTwoTowerConfig(), SIZES), FEATURES)
+    return ModelScorer(LightTwoTower(LightTwoTowerConfig(), SIZES), FEATURES)
 
 
 STAGES = pytest.mark.parametrize("stage", [ranker(), preranker()], ids=["rank", "prerank"])
 
 
-@pytest.mark.parametrize("stage", [Ranker, PreRanker])
-def test_candidates_come_best_first_with_their_provenance(stage: type) -> None:
-    got = stage(ByItem(), FEATURES).score(REQUESTS, CANDIDATES)
+def test_candidates_come_best_first_with_their_provenance() -> None:
+    got = ModelScorer(ByItem(), FEATURES).score(REQUESTS, CANDIDATES)
     assert got.items.tolist() == [[9, 4, 3, 1], [7, 2, 0, 0], [8, 6, 5, 0]]
     assert got.scores[1].tolist() == [7, 2, -torch.inf, -torch.inf]
     for b in range(3):
@@ -61,7 +60,7 @@ def test_candidates_come_best_first_with_their_provenance(stage: type) -> None:
 
 
 @STAGES
-def test_the_size_of_blocks_changes_no_score(stage: Ranker | PreRanker) -> None:
+def test_the_size_of_blocks_changes_no_score(stage: ModelScorer) -> None:
     whole = stage.score(REQUESTS, CANDIDATES)
     for cells in (1, 5, 8):
         blocks = type(stage)(stage.model, stage.features, cells).score(REQUESTS, CANDIDATES)
@@ -70,7 +69,7 @@ def test_the_size_of_blocks_changes_no_score(stage: Ranker | PreRanker) -> None:
 
 
 @STAGES
-def test_scoring_uses_no_dropout_and_leaves_the_models_mode(stage: Ranker | PreRanker) -> None:
+def test_scoring_uses_no_dropout_and_leaves_the_models_mode(stage: ModelScorer) -> None:
     stage.model.train()
     once, again = stage.score(REQUESTS, CANDIDATES), stage.score(REQUESTS, CANDIDATES)
     assert torch.equal(once.scores, again.scores)
@@ -80,7 +79,7 @@ def test_scoring_uses_no_dropout_and_leaves_the_models_mode(stage: Ranker | PreR
 
 
 @STAGES
-def test_a_saved_stage_gives_the_same_list(stage: Ranker | PreRanker, tmp_path: Path) -> None:
+def test_a_saved_stage_gives_the_same_list(stage: ModelScorer, tmp_path: Path) -> None:
     save_model(stage.model, tmp_path)
     with pytest.raises(RunError, match="features"):
         type(stage).load(tmp_path)

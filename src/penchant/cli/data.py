@@ -97,4 +97,5 @@ def encode(args: Sequence[str]) -> None:
 
     chosen = parse("encode", Encode, args)
     text, image = (None if name == "none" else name for name in (chosen.text, chosen.image))
-    encode_store(Store(chosen.store), text=text, image=image, device=chosen.device)
+    for summary in encode_store(Store(chosen.store), text=text, image=image, device=chosen.device):
+        Console(stderr=True, highlight=False).print(str(summary), markup=False)

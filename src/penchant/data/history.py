@@ -58,6 +58,18 @@ class Requests:
             history_times_ms=self.history_times_ms.gather(1, column) * inside,
         )
 
+    def rows(self, rows: slice | Int[Tensor, " b"]) -> Requests:
+        """Some of the requests."""
+        of = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        return replace(
+            self,
+            users=self.users[rows],
+            times_ms=self.times_ms[rows],
+            history=self.history[rows],
+            history_times_ms=self.history_times_ms[rows],
+            queries=None if self.queries is None else tuple(self.queries[i] for i in of),
+        )
+
     def to(self, device: torch.device | str) -> Requests:
         return replace(
             self,
@@ -126,12 +138,15 @@ def requests_before_events(store: Store, events: np.ndarray, max_len: int) -> Re
 def requests_before_times(store: Store, users: np.ndarray, times_ms: np.ndarray, max_len: int) -> Requests:
     """One request per (user, time), with the actions strictly before that time: one at the same time is not seen."""
     users = np.asarray(users, dtype=np.int64)
-    starts, stops = store.user_indptr[users], store.user_indptr[users + 1]
-    ends = np.array(
-        [
-            s + np.searchsorted(store.event_ts_ms[s:e], t, side="left")
-            for s, e, t in zip(starts, stops, times_ms, strict=True)
-        ],
-        dtype=np.int64,
-    ).reshape(len(users))
+    starts, ends = store.user_indptr[users], ends_before(store, users, np.asarray(times_ms))
     return make_requests(users, times_ms, store.event_item, store.event_ts_ms, starts, ends, max_len)
+
+
+def ends_before(store: Store, users: np.ndarray, times_ms: np.ndarray) -> np.ndarray:
+    """int64 [B]: the row after each user's last event strictly before a time. One binary search for all at once."""
+    low, high = store.user_indptr[users], store.user_indptr[users + 1]
+    while (unsure := low < high).any():
+        middle = (low + high) // 2
+        before = unsure & (store.event_ts_ms[np.where(unsure, middle, 0)] < times_ms)
+        low, high = np.where(before, middle + 1, low), np.where(unsure & ~before, middle, high)
+    return low

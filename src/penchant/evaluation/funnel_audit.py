@@ -157,13 +157,13 @@ class FunnelAudit:
         dropped = ((merged > 0) & (preranked == 0) & ~trace.without_history).nonzero()[:, 0]
         if len(dropped) == 0:
             return places
-        kept = _rows_of(trace.preranked, dropped)
+        kept = trace.preranked.rows(dropped)
         last = kept.mask.sum(1) - 1  # never empty: the merged list was longer than the kept one
         row = torch.arange(len(dropped), device=last.device)
         fields = {name: getattr(kept, name).clone() for name in ("items", "ranks", "channel_scores")}
         for name, tensor in fields.items():
             tensor[row, last] = getattr(trace.merged, name)[dropped, merged[dropped] - 1]
-        seen = _requests_of(requests, dropped).last(self.funnel.settings.max_history)
+        seen = requests.rows(dropped).last(self.funnel.settings.max_history)
         scored = self.funnel.rank.score(seen, replace(kept, **fields))
         places[dropped] = _places(scored.items, targets[dropped])
         return places
@@ -220,27 +220,6 @@ def _sizes(trace: Trace) -> np.ndarray:
     different = (everything > 0) & (everything != torch.nn.functional.pad(everything, (1, 0))[:, :-1])
     stages = [different, trace.merged.mask, trace.preranked.mask, *(found.mask for found in trace.lists)]
     return np.array([float(mask.sum()) for mask in stages])
-
-
-def _rows_of(candidates: Candidates, rows: Int[Tensor, " b"]) -> Candidates:
-    return replace(
-        candidates,
-        items=candidates.items[rows],
-        scores=candidates.scores[rows],
-        ranks=candidates.ranks[rows],
-        channel_scores=candidates.channel_scores[rows],
-    )
-
-
-def _requests_of(requests: Requests, rows: Int[Tensor, " b"]) -> Requests:
-    return replace(
-        requests,
-        users=requests.users[rows],
-        times_ms=requests.times_ms[rows],
-        history=requests.history[rows],
-        history_times_ms=requests.history_times_ms[rows],
-        queries=None if requests.queries is None else tuple(requests.queries[int(r)] for r in rows),
-    )
 
 
 def _scatter(ordinals: np.ndarray, seed: int) -> np.ndarray:

@@ -28,8 +28,7 @@ from penchant.data.split import Split
 from penchant.data.store import write_json
 from penchant.errors import ConfigError, RunError
 from penchant.funnel.merge import merge_quota, merge_rrf
-from penchant.funnel.prerank import PreRanker
-from penchant.funnel.rank import Ranker
+from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import EmbeddingRetriever, ScoreRetriever, retriever
 from penchant.funnel.stages import Candidates, Retriever, Scorer
 from penchant.models import load_model
@@ -323,7 +322,7 @@ def load_funnel(folder: Path) -> Funnel:
     prerank, rank = folder / "prerank", folder / "rank"
     return Funnel(
         retrievers,
-        PreRanker.load(prerank) if prerank.is_dir() else None,
-        Ranker.load(rank) if rank.is_dir() else None,
+        ModelScorer.load(prerank) if prerank.is_dir() else None,
+        ModelScorer.load(rank) if rank.is_dir() else None,
         settings,
     )

@@ -7,7 +7,6 @@ the dense features, among them what the channels said.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.funnel.features import REQUEST_FEATURES, Features, FeatureScale, RankInputs
-from penchant.funnel.rank import score_in_blocks
-from penchant.funnel.stages import Candidates, Scorer
 from penchant.layers import MLP, Dropout, item_embedding
-from penchant.models import Sizes, load_model
+from penchant.models import Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,30 +76,3 @@ class LightTwoTower(nn.Module):
         of_request = features[:, :1, : len(REQUEST_FEATURES)].sum(1)  # a sum of one, or of none where K = 0
         user = self.user_vectors(inputs.requests, of_request)
         return (self.vectors(inputs.items) @ user[..., None])[..., 0] + self.pair(features)[..., 0]
-
-
-@dataclass(frozen=True)
-class PreRanker(Scorer):
-    """Orders the merged list by a light model; the funnel then keeps its top.
-
-    Attributes:
-        features: fitted with the channels the candidates come with.
-        cells: candidates scored at a time: bounds memory, changes nothing else.
-    """
-
-    model: nn.Module
-    features: Features
-    cells: int = 65536
-
-    @classmethod
-    def load(cls, folder: Path) -> PreRanker:
-        """Model and features of a folder.
-
-        Raises:
-            RunError: one of them is missing or damaged.
-        """
-        return cls(load_model(folder), Features.load(folder))
-
-    def score(self, requests: Requests, candidates: Candidates) -> Candidates:
-        """The same candidates, best first by logit, provenance kept."""
-        return score_in_blocks(self.model, self.features, requests, candidates, self.cells)

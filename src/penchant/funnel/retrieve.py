@@ -100,15 +100,7 @@ def retriever(name: str, model: Any, *, index: Index | None = None, exclude_seen
 def _parts(requests: Requests, rows: int) -> Iterator[Requests]:
     """The requests, at most `rows` at a time; one empty part where there are none."""
     for start in range(0, max(len(requests), 1), rows):
-        part = slice(start, start + rows)
-        yield replace(
-            requests,
-            users=requests.users[part],
-            times_ms=requests.times_ms[part],
-            history=requests.history[part],
-            history_times_ms=requests.history_times_ms[part],
-            queries=None if requests.queries is None else requests.queries[part],
-        )
+        yield requests.rows(slice(start, start + rows))
 
 
 def _contains(history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Bool[Tensor, "B K"]:

@@ -69,6 +69,16 @@ class Candidates:
             channel_scores=self.channel_scores[:, :k],
         )
 
+    def rows(self, rows: slice | Int[Tensor, " b"]) -> Candidates:
+        """Those of some of the requests."""
+        return replace(
+            self,
+            items=self.items[rows],
+            scores=self.scores[rows],
+            ranks=self.ranks[rows],
+            channel_scores=self.channel_scores[rows],
+        )
+
     def _taken(self, order: Int[Tensor, "B K"], scores: Float[Tensor, "B K"]) -> Candidates:
         deep = order[..., None].expand_as(self.ranks)
         return replace(

@@ -34,8 +34,8 @@ from penchant.evaluation.funnel_report import FunnelReport, Provenance
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, save_settings
-from penchant.funnel.prerank import LightTwoTowerConfig, PreRanker
-from penchant.funnel.rank import Ranker
+from penchant.funnel.prerank import LightTwoTowerConfig
+from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.stages import Candidates
 from penchant.models import load_model
@@ -147,11 +147,11 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     features = Features.fit(store, split, "train", tuple(c.name for c in run.channels), max_len=run.max_len)
 
     console.print("[bold]Pre-ranker")
-    prerank = PreRanker(*_train_scorer("prerank", run, store, features, learn, choose, out / "prerank"))
+    prerank = ModelScorer(*_train_scorer("prerank", run, store, features, learn, choose, out / "prerank"))
     console.print("[bold]Ranker")
     kept = _collect(choose.events, store, run, partial(_cut, prerank, run.settings.preranked_size), choose)
     seen = _preranked_by_halves(run, store, features, learn, choose, out)
-    rank = Ranker(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
+    rank = ModelScorer(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
     save_settings(run.settings, out, split)
     return Funnel(sources, prerank, rank, run.settings)
 
@@ -170,7 +170,7 @@ def _preranked_by_halves(
         folder = out / "candidates" / f"preranked-{name}"
         if not (folder / "candidates.json").is_file():
             others = learn.take(np.flatnonzero(~mine))
-            half = PreRanker(*_train_scorer("prerank", run, store, features, others, choose, folder / "prerank"))
+            half = ModelScorer(*_train_scorer("prerank", run, store, features, others, choose, folder / "prerank"))
             found = learn.take(np.flatnonzero(mine))
             cut = partial(_cut, half, run.settings.preranked_size)
             _collect(found.events, store, run, cut, found).save(folder)
@@ -178,7 +178,7 @@ def _preranked_by_halves(
     return CandidateArrays.joined(parts)
 
 
-def _cut(prerank: PreRanker, size: int, requests: Requests, candidates: Candidates) -> Candidates:
+def _cut(prerank: ModelScorer, size: int, requests: Requests, candidates: Candidates) -> Candidates:
     """What a pre-ranker passes on."""
     return prerank.score(requests, candidates).top(size)
 
@@ -204,7 +204,7 @@ def _train_scorer(
         raise StoreError(f"too little to learn the {stage} stage from ({error})", where=store.path, fix=fix) from error
     features.save(folder)
     model = build_ranker(kind, asdict(config), store, features, batches.batch, run.seed)
-    scorer = PreRanker(model, features) if light else Ranker(model, features)
+    scorer = ModelScorer(model, features)
     size = run.settings.preranked_size if light else run.settings.list_size
 
     def validate() -> dict[str, float]:

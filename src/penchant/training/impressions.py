@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from penchant.data.history import make_requests
+from penchant.data.history import ends_before, make_requests
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import StoreError
@@ -209,16 +209,6 @@ def evaluate_impressions(
         requests=requests,
         users=store.request_user[requests].astype(np.int64),
     )
-
-
-def ends_before(store: Store, users: np.ndarray, times_ms: np.ndarray) -> np.ndarray:
-    """int64 [B]: the row after each user's last event strictly before a time. One binary search for all at once."""
-    low, high = store.user_indptr[users], store.user_indptr[users + 1]
-    while (unsure := low < high).any():
-        middle = (low + high) // 2
-        before = unsure & (store.event_ts_ms[np.where(unsure, middle, 0)] < times_ms)
-        low, high = np.where(before, middle + 1, low), np.where(unsure & ~before, middle, high)
-    return low
 
 
 def _power_of_two(counts: np.ndarray) -> np.ndarray:
