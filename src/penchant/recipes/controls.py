@@ -41,17 +41,19 @@ def item_knn() -> CountRun:
 
 def two_tower() -> SequenceRun:
     """The papers' "regular two-tower": mean of the history and the last item against id and category. Minutes."""
-    return SequenceRun(kind="two_tower", model=TwoTowerConfig(), train=_train(20, 2e-3))
+    return SequenceRun(kind="two_tower", model=TwoTowerConfig(), train=_train(10, 2e-3))
 
 
 def sasrec() -> SequenceRun:
     """SASRec with a softmax over the catalogue, histories of 50. Minutes; on ML-1M see docs/results.md."""
-    return SequenceRun(kind="sasrec", model=SASRecConfig(), train=_train(30, 3e-3))
+    data = SequenceDataConfig(batch_targets=1600)
+    return SequenceRun(kind="sasrec", model=SASRecConfig(), data=data, train=_train(12, 2e-3))
 
 
 def gru4rec() -> SequenceRun:
     """GRU4Rec with a softmax over the catalogue, histories of 50. Minutes."""
-    return SequenceRun(kind="gru4rec", model=GRU4RecConfig(), train=_train(20, 2e-3))
+    data = SequenceDataConfig(batch_targets=1600)
+    return SequenceRun(kind="gru4rec", model=GRU4RecConfig(), data=data, train=_train(10, 2e-3))
 
 
 def sasrec_long() -> SequenceRun:

@@ -99,10 +99,9 @@ def funnel_of(channels: Mapping[str, Run], k: int = 200) -> FunnelRun:
 
 def demo_funnel() -> FunnelRun:
     """The default funnel, sized for MovieLens 100K and four minutes."""
-    learned = sasrec()
-    data, train = replace(learned.data, batch_targets=1600), replace(learned.train, tensorboard=False)
-    channels = {"sasrec": replace(learned, data=data, train=train), "item_knn": item_knn(), "popularity": popularity()}
-    return funnel_of(channels)
+    # Few users: more passes, at a higher rate, than a large shop's logs need.
+    train = TrainConfig(epochs=30, optim=OptimConfig(lr=3e-3), tensorboard=False)
+    return funnel_of({"sasrec": replace(sasrec(), train=train), "item_knn": item_knn(), "popularity": popularity()})
 
 
 def shortened(run: FunnelRun, epochs: float) -> FunnelRun:
