@@ -86,7 +86,7 @@ def make_peer(folder: Path) -> Path:
     python = folder / "bin" / "python"
     if not python.is_file():
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "torch==2.13.0", REQUIREMENT], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "torch==2.13.0", REQUIREMENT, "pyarrow"], check=True)
     return python
 
 

@@ -60,9 +60,9 @@ def sasrec_long() -> SequenceRun:
     """The calibration run: SASRec with histories of 200, as long as it takes (ML-1M: an hour on one core)."""
     return SequenceRun(
         kind="sasrec",
-        model=SASRecConfig(max_len=200),
+        model=SASRecConfig(max_len=200, width=128),
         data=SequenceDataConfig(max_len=200, batch_targets=800),
-        train=_train(40, 2e-3),
+        train=_train(16, 2e-3),
     )
 
 

@@ -56,7 +56,7 @@ class ResultTable:
 
 def calibration() -> ResultTable:
     """The harness against the literature: SASRec and GRU4Rec with histories of 200 on ML-1M, one seed."""
-    runs = (("sasrec-ce", controls.sasrec_long(), 45.0, 6), ("gru4rec-ce", controls.gru4rec_long(), 45.0, 3))
+    runs = (("sasrec-ce", controls.sasrec_long(), 45.0, 7), ("gru4rec-ce", controls.gru4rec_long(), 45.0, 3))
     rows = tuple(
         Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes, trials=trials)
         for split in ("loo", "temporal-successive")
