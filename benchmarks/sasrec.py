@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pyarrow import csv
 
 from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
@@ -56,7 +57,7 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     peer = arguments.peer or make_peer(work / "rectools")
-    export_train(store, split, work / "train.parquet")
+    export_train(store, split, work / "train.csv")
     for max_len, epochs in zip(arguments.max_len, arguments.epochs, strict=True):
         settings = {
             "width": 64,
@@ -86,7 +87,7 @@ def make_peer(folder: Path) -> Path:
     python = folder / "bin" / "python"
     if not python.is_file():
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "torch==2.13.0", REQUIREMENT, "pyarrow"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "torch==2.13.0", REQUIREMENT], check=True)
     return python
 
 
@@ -102,7 +103,7 @@ def export_train(store: Store, split: Split, path: Path) -> None:
     ids = np.array(store.item_ids, dtype=object)
     users = np.array(store.user_ids, dtype=object)
     table = {"user_id": users[store.event_user[rows]], "item_id": ids[store.event_item[rows]], "ts": place}
-    pq.write_table(pa.table(table), path)
+    csv.write_csv(pa.table(table), path)
 
 
 def run_peer(
@@ -113,12 +114,14 @@ def run_peer(
     script = Path(__file__).parent / "peers" / "rectools_sasrec.py"
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
     subprocess.run(
-        [str(peer), str(script), str(work / "train.parquet"), str(out), json.dumps(settings)],
+        [str(peer), str(script), str(work / "train.csv"), str(out), json.dumps(settings)],
         check=True,
         env=environment,
         stdout=sys.stderr,
     )
     raw = json.loads((out / "figures.json").read_text())
+    as_text = csv.ConvertOptions(column_types={"user_id": pa.string(), "item_id": pa.string()})
+    pq.write_table(csv.read_csv(out / "lists.csv", convert_options=as_text), out / "lists.parquet")
     judged = evaluate_lists(out / "lists.parquet", store, split, "test", ks=KS)
     return rates(raw, len(judged.ranks)), judged, raw["versions"]
 

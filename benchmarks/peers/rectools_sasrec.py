@@ -1,8 +1,8 @@
 """RecTools' SASRec on prepared interactions. Runs in RecTools' own environment; knows nothing of Penchant.
 
-usage: rectools_sasrec.py TRAIN.parquet OUT_FOLDER JSON_SETTINGS
+usage: rectools_sasrec.py TRAIN.csv OUT_FOLDER JSON_SETTINGS
 
-Writes lists.parquet (user_id, item_id, rank, score) and figures.json (seconds, targets).
+Writes lists.csv (user_id, item_id, rank, score) and figures.json (seconds, targets).
 """
 
 import json
@@ -40,7 +40,7 @@ def main() -> None:
     source, out, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     torch.set_num_threads(settings["threads"])
     seed_everything(settings["seed"])
-    log = pd.read_parquet(source)
+    log = pd.read_csv(source, dtype={"user_id": str, "item_id": str})
     log = log.rename(columns={"user_id": Columns.User, "item_id": Columns.Item, "ts": Columns.Datetime})
     log[Columns.Datetime] = pd.to_datetime(log[Columns.Datetime], unit="s")
     log[Columns.Weight] = 1.0
@@ -70,7 +70,7 @@ def main() -> None:
     lists = model.recommend(users=users, dataset=dataset, k=100, filter_viewed=False)
     judge_wall, judge_cpu = time.perf_counter() - wall, time.process_time() - cpu
     lists = lists.rename(columns={Columns.User: "user_id", Columns.Item: "item_id", Columns.Rank: "rank"})
-    lists[["user_id", "item_id", "rank", "score"]].to_parquet(out / "lists.parquet", index=False)
+    lists[["user_id", "item_id", "rank", "score"]].to_csv(out / "lists.csv", index=False)
     figures = {
         "targets": targets,
         "train_cpu_s": train_cpu,

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from penchant.training.candidates import CandidateArrays
 
-from penchant.data.history import requests_before_events
+from penchant.data.history import requests_before_events, requests_before_times
 from penchant.data.split import load_split
 from penchant.data.store import Store
+from penchant.errors import ConfigError
 from penchant.evaluation.funnel_report import FunnelReport
 from penchant.funnel.pipeline import load_funnel
 from penchant.recipes import funnel as recipe
+from penchant.recipes.runs import CountRun
+from penchant.training.candidates import CandidateArrays
 from tests.factories import make_store
 
 
@@ -35,7 +37,7 @@ def trained(market: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[re
     out = tmp_path_factory.mktemp("funnel-run") / "run"
     split = load_split(market, "funnel")
     funnel = recipe.train_funnel(small(), market, split, out)
-    report = recipe.judge_funnel(funnel, market, split, out, config=recipe.flat({"a": {"b": 1}}))
+    report = recipe.judge_funnel(funnel, market, split, out, config={"a.b": 1})
     return recipe.TrainedFunnel(funnel, market, report), out
 
 
@@ -78,5 +80,31 @@ def test_tables_out_for_known_and_unknown_users(trained: tuple[recipe.TrainedFun
     assert len(set(table["item_id"].to_pylist()[:5])) == 5
 
 
-def test_settings_are_shown_flat() -> None:
-    assert recipe.flat({"a": [{"b": 1}, {"b": (2, 3)}], "c": "x"}) == {"a.0.b": "1", "a.1.b": "(2, 3)", "c": "x"}
+def test_more_items_than_reach_the_ranker_are_refused(trained: tuple[recipe.TrainedFunnel, Path]) -> None:
+    with pytest.raises(ConfigError, match="Ask for 1 to 20"):
+        trained[0].recommend(["u1"], k=21)
+
+
+def test_users_ask_right_after_the_last_thing_they_did(
+    market: Store, trained: tuple[recipe.TrainedFunnel, Path]
+) -> None:
+    last = market.user_indptr[2] - 1  # of user 1
+    requests = requests_before_times(market, np.array([1]), market.event_ts_ms[[last]] + 1, 50)
+    expected = trained[0].funnel.recommend(requests, 5).items[0].tolist()
+    table = trained[0].recommend([market.user_ids[1]], k=5)
+    assert table["item_id"].to_pylist() == [market.item_ids[i] for i in expected]
+
+
+def test_one_seed_reaches_every_part() -> None:
+    run = recipe.seeded(replace(small(), seed=7))
+    seeds = {c.run.train.seed for c in run.channels if not isinstance(c.run, CountRun)}
+    assert seeds | {run.prerank_train.seed, run.rank_train.seed} == {7}
+
+
+def test_no_list_was_cut_by_a_pre_ranker_that_had_seen_its_click(
+    market: Store, trained: tuple[recipe.TrainedFunnel, Path]
+) -> None:
+    for name, parity in (("odd", 1), ("even", 0)):
+        cut = CandidateArrays.load(trained[1] / "candidates" / f"preranked-{name}")
+        assert (market.event_user[cut.events] % 2 == parity).all()
+        assert cut.items.shape[1] <= 20

@@ -14,9 +14,10 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError
 from penchant.evaluation.protocol import evaluate_retrieval
+from penchant.funnel.features import Features
 from penchant.recipes import controls
 from penchant.recipes.judge import judge_run, metrics_table
-from penchant.recipes.runs import CountRun, Run, SequenceRun, load_run, train_run
+from penchant.recipes.runs import CountRun, Run, SequenceRun, flat, load_run, train_run
 from tests.factories import make_store
 
 
@@ -66,9 +67,9 @@ def test_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> None
 def test_folder_of_another_run_is_refused(store: Store, tmp_path: Path) -> None:
     split = load_split(store, "loo")
     train_run(controls.popularity(), store, split, tmp_path)
-    with pytest.raises(RunError, match="other settings or data"):
+    with pytest.raises(RunError, match=r"model\.window_days was None, now 30\.0"):
         train_run(controls.recent_popularity(), store, split, tmp_path)
-    with pytest.raises(RunError, match="other settings or data"):
+    with pytest.raises(RunError, match=f"split was '{split.fingerprint}', now "):
         train_run(controls.popularity(), store, load_split(store, "temporal-last"), tmp_path)
 
 
@@ -81,10 +82,10 @@ def test_run_of_another_store_is_refused(store: Store, tmp_path: Path) -> None:
         load_run(tmp_path / "nothing")
 
 
-def test_pieces_longer_than_the_model_reads_are_refused(store: Store, tmp_path: Path) -> None:
+def test_pieces_of_another_length_than_the_model_reads_are_refused(store: Store, tmp_path: Path) -> None:
     run = controls.sasrec()
     run = replace(run, data=replace(run.data, max_len=60))
-    with pytest.raises(ConfigError, match=r"data\.max_len 60 is longer than model\.max_len 50"):
+    with pytest.raises(ConfigError, match=r"data\.max_len is 60, model\.max_len 50"):
         train_run(run, store, load_split(store, "loo"), tmp_path)
 
 
@@ -115,3 +116,12 @@ def test_catalogue_past_the_bound_is_sampled(store: Store, tmp_path: Path) -> No
     losses = [line["sampled_softmax"] for line in lines if "sampled_softmax" in line]
     assert losses
     assert np.isfinite(losses).all()
+
+
+def test_ranker_sees_no_statistic_of_the_clicks_it_learns_from(store: Store, tmp_path: Path) -> None:
+    train_run(short(controls.din(), 0.2), store, load_split(store, "temporal-successive"), tmp_path)
+    assert not Features.load(tmp_path).log_popularity.any()
+
+
+def test_settings_are_shown_flat() -> None:
+    assert flat({"a": [{"b": 1}, {"b": [2, 3]}], "c": "x"}) == {"a.0.b": 1, "a.1.b": [2, 3], "c": "x"}

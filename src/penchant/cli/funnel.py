@@ -17,6 +17,7 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.evaluation.funnel_report import FunnelReport, render_terminal
 from penchant.recipes import funnel as recipe
+from penchant.recipes.runs import flat
 from penchant.serve.app import serve
 from penchant.serve.export import export
 
@@ -54,7 +55,7 @@ def funnel(args: Sequence[str]) -> None:
 def _funnel(run: recipe.FunnelRun, store: Store, out: Path, targets: int, console: Console) -> FunnelReport:
     split = load_split(store, "funnel")
     trained = recipe.train_funnel(run, store, split, out, console)
-    config = recipe.flat(asdict(run))
+    config = flat(asdict(run))
     report = recipe.judge_funnel(trained, store, split, out, config=config, seed=run.seed, limit=targets)
     console.print(render_terminal(report))
     return report

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +60,6 @@ class RankInputs:
         """True at real items."""
         return self.items > 0
 
-    def take(self, columns: Int[Tensor, "B k"]) -> RankInputs:
-        """The items at these places of each row."""
-        deep = columns[..., None].expand(-1, -1, self.features.shape[2])
-        return replace(self, items=self.items.gather(1, columns), features=self.features.gather(1, deep))
-
     def to(self, device: torch.device | str) -> RankInputs:
         return RankInputs(self.requests.to(device), self.items.to(device), self.features.to(device))
 
@@ -89,16 +84,27 @@ class Features:
 
     @classmethod
     def fit(
-        cls, store: Store, split: Split, window: str = "train", channels: tuple[str, ...] = (), max_len: int = 50
+        cls,
+        store: Store,
+        split: Split,
+        window: str | None = "train",
+        channels: tuple[str, ...] = (),
+        max_len: int = 50,
     ) -> Features:
-        """Statistics of one window; what comes after it is never read."""
-        counts = split.item_counts(store, window)
+        """Statistics of one window; what comes after it is never read.
+
+        Args:
+            window: one that ended before the requests the features are for. None where there is none before the ones a
+                model learns from: an item's count would hold the very clicks that are to be predicted. Popularity is 0
+                then.
+        """
+        counts = split.item_counts(store, window) if window else np.zeros(store.num_items + 1)
         return cls(
             log_popularity=torch.from_numpy(np.log1p(counts)).float(),
             item_category=torch.from_numpy(store.item_category.astype(np.int64)),
             channels=channels,
             max_len=max_len,
-            fitted_on=f"{split.name}/{window} {split.fingerprint}",
+            fitted_on=f"{split.name}/{window or 'nothing'} {split.fingerprint}",
         )
 
     @property

@@ -8,9 +8,8 @@ No stage learns from a window that a stage feeding it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +26,7 @@ from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests, requests_before_events, requests_before_times
 from penchant.data.split import Split
 from penchant.data.store import Store
-from penchant.errors import StoreError
+from penchant.errors import ConfigError, StoreError
 from penchant.evaluation.funnel_audit import FunnelAudit
 from penchant.evaluation.funnel_page import item_titles, write_page
 from penchant.evaluation.funnel_report import FunnelReport, Provenance
@@ -37,7 +36,7 @@ from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, sa
 from penchant.funnel.prerank import LightTwoTowerConfig
 from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import retriever
-from penchant.funnel.stages import Candidates
+from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
 from penchant.recipes.controls import item_knn, popularity, sasrec
 from penchant.recipes.runs import CountRun, Run, build_ranker, describe_run, sample_targets, train_run
@@ -65,8 +64,7 @@ class FunnelRun:
     settings: FunnelSettings
     prerank: LightTwoTowerConfig = field(default_factory=LightTwoTowerConfig)
     prerank_train: TrainConfig = field(default_factory=lambda: _train(10, "hr"))
-    rank_kind: str = "din"
-    """"din" or "mean_pooling"."""
+    rank_kind: Literal["din", "mean_pooling"] = "din"
     rank: RankerConfig = field(default_factory=RankerConfig)
     rank_train: TrainConfig = field(default_factory=lambda: _train(6, "ndcg"))
     max_len: int = 50
@@ -78,6 +76,7 @@ class FunnelRun:
     batch_cells: int = 1_600
     """Candidates in a training batch."""
     seed: int = 0
+    """Of every part: channels, pre-ranker, ranker, and what is drawn from the windows."""
 
 
 def _train(epochs: float, metric: str) -> TrainConfig:
@@ -118,20 +117,20 @@ def _capped(train: TrainConfig, epochs: float) -> TrainConfig:
     return replace(train, epochs=min(epochs, train.epochs))
 
 
-def flat(values: object, prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names and text, for people to read."""
-    if isinstance(values, dict):
-        items: Iterable[tuple[object, object]] = values.items()
-    elif isinstance(values, list | tuple) and any(isinstance(v, dict) for v in values):
-        items = enumerate(values)
-    else:
-        return {prefix: str(values)}
-    return {k: v for name, value in items for k, v in flat(value, f"{prefix}.{name}" if prefix else str(name)).items()}
+def seeded(run: FunnelRun) -> FunnelRun:
+    """The same funnel with its one seed in every part that draws."""
+    channels = tuple(
+        c if isinstance(c.run, CountRun) else replace(c, run=replace(c.run, train=replace(c.run.train, seed=run.seed)))
+        for c in run.channels
+    )
+    prerank, rank = replace(run.prerank_train, seed=run.seed), replace(run.rank_train, seed=run.seed)
+    return replace(run, channels=channels, prerank_train=prerank, rank_train=rank)
 
 
 def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console: Console | None = None) -> Funnel:
     """Train every stage into `out`; stages that are finished there are taken as they are."""
     console = console or Console()
+    run = seeded(run)
     describe_run(run, store, split, out)
     for channel in run.channels:
         console.print(f"[bold]Channel {channel.name}")
@@ -148,7 +147,7 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     console.print("[bold]Pre-ranker")
     prerank = ModelScorer(*_train_scorer("prerank", run, store, features, learn, choose, out / "prerank"))
     console.print("[bold]Ranker")
-    kept = _collect(choose.events, store, run, partial(_cut, prerank, run.settings.preranked_size), choose)
+    kept = _scored(prerank, choose, store, run, run.settings.preranked_size)
     seen = _preranked_by_halves(run, store, features, learn, choose, out)
     rank = ModelScorer(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
     save_settings(run.settings, out, split)
@@ -171,15 +170,9 @@ def _preranked_by_halves(
             others = learn.take(np.flatnonzero(~mine))
             half = ModelScorer(*_train_scorer("prerank", run, store, features, others, choose, folder / "prerank"))
             found = learn.take(np.flatnonzero(mine))
-            cut = partial(_cut, half, run.settings.preranked_size)
-            _collect(found.events, store, run, cut, found).save(folder)
+            _scored(half, found, store, run, run.settings.preranked_size).save(folder)
         parts.append(CandidateArrays.load(folder))
     return CandidateArrays.joined(parts)
-
-
-def _cut(prerank: ModelScorer, size: int, requests: Requests, candidates: Candidates) -> Candidates:
-    """What a pre-ranker passes on."""
-    return prerank.score(requests, candidates).top(size)
 
 
 def _train_scorer(
@@ -207,7 +200,7 @@ def _train_scorer(
     size = run.settings.preranked_size if light else run.settings.list_size
 
     def validate() -> dict[str, float]:
-        scored = _collect(choose.events, store, run, scorer.score, choose)
+        scored = _scored(scorer, choose, store, run)
         place = _places(scored.items, store.event_item[choose.events])
         ndcg = np.where(place <= size, 1 / np.log2(place + 1), 0.0)
         return {"hr": float((place <= size).mean()), "ndcg": float(ndcg.mean())}
@@ -222,31 +215,33 @@ def _places(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.where(hit.any(1), hit.argmax(1) + 1.0, np.inf)
 
 
-def _collect(
-    events: np.ndarray,
-    store: Store,
-    run: FunnelRun,
-    stage: Callable[[Requests, Candidates], Candidates],
-    candidates: CandidateArrays | None = None,
-    title: str | None = None,
-) -> CandidateArrays:
-    """What a stage makes of each event's request and (past the first stage) its candidates."""
+Stage = Callable[[np.ndarray, Requests], Candidates]
+"""What a stage makes of some requests: (their places among the events, the requests) -> candidates."""
+
+
+def _collect(events: np.ndarray, store: Store, run: FunnelRun, stage: Stage, title: str = "") -> CandidateArrays:
+    """What a stage makes of each event's request, block by block; with a progress line if it has a title."""
 
     def parts() -> Iterator[Candidates]:
         starts = range(0, len(events), BLOCK)
         for start in track(starts, description=title, transient=True) if title else starts:
             rows = np.arange(start, min(start + BLOCK, len(events)))
-            requests = requests_before_events(store, events[rows], run.settings.max_history)
-            given = candidates.candidates(rows) if candidates else _NOTHING
             with torch.no_grad():
-                yield stage(requests, given)
+                yield stage(rows, requests_before_events(store, events[rows], run.settings.max_history))
 
     return CandidateArrays.collect(events, parts())
 
 
-_NOTHING = Candidates(
-    torch.zeros(0, 0).long(), torch.zeros(0, 0), (), torch.zeros(0, 0, 0).long(), torch.zeros(0, 0, 0)
-)
+def _scored(
+    scorer: Scorer, candidates: CandidateArrays, store: Store, run: FunnelRun, size: int | None = None
+) -> CandidateArrays:
+    """Candidates in a scorer's order, cut to `size`."""
+
+    def stage(rows: np.ndarray, requests: Requests) -> Candidates:
+        scored = scorer.score(requests, candidates.candidates(rows))
+        return scored if size is None else scored.top(size)
+
+    return _collect(candidates.events, store, run, stage)
 
 
 def _candidates(
@@ -258,7 +253,8 @@ def _candidates(
     events = sample_targets(split.targets(window), limit, run.seed)
     if not len(events):
         raise StoreError(f"nobody with a history has an event in window {window!r}", where=store.path)
-    found = _collect(events, store, run, lambda r, _: channels.run(r).merged, title=f"candidates, {window} window")
+    title = f"candidates, {window} window"
+    found = _collect(events, store, run, lambda _, requests: channels.run(requests).merged, title)
     found.save(folder)
     return found
 
@@ -322,12 +318,20 @@ class TrainedFunnel:
         """The next k items for each user, after all they did in the Store; a user it does not know gets the popular.
 
         Returns: columns user_id, rank (from 1), item_id, title, score; k rows a user.
+
+        Raises:
+            ConfigError: k is more than the items that reach the ranker.
         """
+        most = self.funnel.settings.preranked_size
+        if not 1 <= k <= most:
+            fix = f"Ask for 1 to {most}, or train a funnel with a larger settings.preranked_size."
+            raise ConfigError(f"{k} items a user", where="k", fix=fix)
         known = {name: user for user, name in enumerate(self.store.user_ids) if user}
         users = np.array([known.get(str(name), 0) for name in user_ids], dtype=np.int64)
-        requests = requests_before_times(
-            self.store, users, np.full(len(users), 2**62), self.funnel.settings.max_history
-        )
+        # Each asks right after the last thing they did; one it does not know, after the Store's last event.
+        last = self.store.user_indptr[users + 1] - 1
+        now = np.where(users > 0, self.store.event_ts_ms[last], self.store.event_ts_ms.max()) + 1
+        requests = requests_before_times(self.store, users, now, self.funnel.settings.max_history)
         found = self.funnel.recommend(requests, k)
         row, column = found.mask.nonzero(as_tuple=True)
         items = found.items[row, column].numpy()

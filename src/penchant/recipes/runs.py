@@ -124,22 +124,28 @@ def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:
     }
     path = out / RUN
     if path.is_file():
-        there = json.loads(path.read_text())
-        if {k: there.get(k) for k in ("run", "config")} != {k: stated[k] for k in ("run", "config")} or (
-            there["store"]["fingerprint"],
-            there["split"]["fingerprint"],
-        ) != (store.fingerprint, split.fingerprint):
-            raise RunError(
-                "holds a run of other settings or data", where=out, fix="Choose another --out, or remove it."
-            )
+        there, here = (flat(_identity(d)) for d in (json.loads(path.read_text()), stated))
+        differs = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        if differs:
+            what = "; ".join(f"{key} was {there.get(key)!r}, now {here.get(key)!r}" for key in differs[:3])
+            raise RunError(f"holds another run: {what}", where=out, fix="Choose another --out, or remove the folder.")
         return
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, {**stated, "versions": versions_here()})
 
 
-def _identity(described: dict[str, Any]) -> object:
+def _identity(described: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same: not where the Store lies, nor which versions began it."""
-    return described["run"], described["config"], described["store"]["fingerprint"], described["split"]["fingerprint"]
+    fingerprints = {key: described[key]["fingerprint"] for key in ("store", "split")}
+    return {"run": described["run"], **described["config"], **fingerprints}
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    if isinstance(values, dict) or (isinstance(values, list) and any(isinstance(v, dict) for v in values)):
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        return {k: v for name, value in items for k, v in flat(value, f"{prefix}.{name}".lstrip(".")).items()}
+    return {prefix: values}
 
 
 def _train_counts(run: CountRun, store: Store, split: Split, out: Path) -> FitResult:
@@ -151,9 +157,9 @@ def _train_counts(run: CountRun, store: Store, split: Split, out: Path) -> FitRe
 
 
 def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> FitResult:
-    if run.data.max_len > run.model.max_len:
-        what = f"data.max_len {run.data.max_len} is longer than model.max_len {run.model.max_len}"
-        raise ConfigError(what, fix="Set both, or lower the first: a model reads no more than its own max_len.")
+    if run.data.max_len != run.model.max_len:
+        what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
+        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
     torch.manual_seed(run.train.seed)
     model = build_model(run.kind, asdict(run.model), sizes_of(store))
     if isinstance(model, TwoTower):
@@ -179,7 +185,8 @@ def sample_targets(targets: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
 
 
 def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> FitResult:
-    features = Features.fit(store, split, "train", max_len=run.data.max_len)
+    # No popularity: the one window before the test is the one it learns from, whose clicks the counts would hold.
+    features = Features.fit(store, split, None, max_len=run.data.max_len)
     features.save(out)
     batches = ImpressionBatches(store, split, "train", features, cells=run.data.cells, seed=run.train.seed)
     model = build_ranker(run.kind, asdict(run.model), store, features, batches.batch, run.train.seed)
