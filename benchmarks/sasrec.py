@@ -27,7 +27,7 @@ from pyarrow import csv
 
 from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
-from penchant.data.batch import SequenceBatches, SequenceDataConfig
+from penchant.data.batch import SequenceBatches
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.evaluation.lists import evaluate_lists
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/bench-sasrec"), help="for environments and runs")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--max-len", type=int, nargs="+", default=[50, 200])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[12, 6], help="for each of --max-len")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[4, 2], help="for each of --max-len")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
