@@ -22,7 +22,7 @@ test: lint types ## all a change must pass: lint, types, tests; slow tests left 
 test-slow: setup ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-real: setup ## the tests on the real data sets (PENCHANT_DATA, or ../shared/data)
+test-real: setup ## the tests on the real data sets (the folder PENCHANT_DATA)
 	$(BIN)/python -m pytest -m real_data $(ARGS)
 
 lint: setup ## ruff: the rules and the layout

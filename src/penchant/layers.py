@@ -89,7 +89,6 @@ class CausalBlock(nn.Module):
         if config.width % config.heads:
             raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
         self.heads = config.heads
-        self.rate = config.dropout
         self.norm_attention = nn.LayerNorm(config.width)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)

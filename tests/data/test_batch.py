@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.split import load_split
 from penchant.data.store import Store
+from tests.data.test_split import store_of
 
 
 def _pairs(batches: SequenceBatches, epoch: int) -> Counter[tuple[int, int]]:
@@ -22,13 +24,14 @@ def _pairs(batches: SequenceBatches, epoch: int) -> Counter[tuple[int, int]]:
     for step in range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch):
         batch = batches.batch(step)
         pairs.update(zip(batch.history[batch.mask].tolist(), batch.targets[batch.mask].tolist(), strict=True))
+        assert batch.num_targets
         assert torch.equal(batch.mask, batch.history > 0)
         assert batch.history.shape[1] <= batches.config.max_len
     return pairs
 
 
 @settings(deadline=None, max_examples=20)
-@given(max_len=st.integers(1, 40), batch_targets=st.integers(20, 400), epoch=st.integers(0, 3))
+@given(max_len=st.integers(1, 40), batch_targets=st.integers(1, 400), epoch=st.integers(0, 3))
 def test_every_transition_of_the_window_trains_once_an_epoch(
     store: Store, max_len: int, batch_targets: int, epoch: int
 ) -> None:
@@ -69,3 +72,12 @@ def test_little_is_padding(store: Store) -> None:
 def test_impossible_sizes_are_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="positive"):
         SequenceBatches(store, load_split(store, "loo"), SequenceDataConfig(max_len=0), seed=0)
+
+
+@pytest.mark.parametrize("batch_targets", [1, 7])
+def test_pieces_that_fill_their_batches_exactly_leave_none_empty(tmp_path: Path, batch_targets: int) -> None:
+    store = store_of([[(1 + at % 5, at) for at in range(10)]] * 55, tmp_path / "s", has_time=False)
+    config = SequenceDataConfig(max_len=7, batch_targets=batch_targets)
+    batches = SequenceBatches(store, load_split(store, "loo"), config, seed=0)
+    assert batches.steps_per_epoch == 55
+    assert [batches.batch(step).num_targets for step in range(55)] == [7] * 55

@@ -32,15 +32,6 @@ def test_popularity_is_drawn_as_often_as_stated(alpha: float) -> None:
     assert np.abs(shares(sampler, 7, 200_000) - expected).max() < 5 * 0.5 / np.sqrt(200_000)
 
 
-def test_log_uniform_follows_the_places_by_popularity() -> None:
-    sampler = NegativeSampler.log_uniform(COUNTS)
-    expected = np.zeros(8)
-    for place, item in enumerate([5, 2, 3, 6, 7, 1, 4], 1):
-        expected[item] = np.log((place + 1) / place) / np.log(8)
-    np.testing.assert_allclose(sampler.log_q(torch.arange(1, 8)).exp(), expected[1:], rtol=1e-5)
-    assert np.abs(shares(sampler, 7, 200_000) - expected).max() < 5 * 0.5 / np.sqrt(200_000)
-
-
 @given(st.lists(st.sampled_from([0.0, 1e-9, 1.0, 1e6]), min_size=2, max_size=12), st.integers(0, 1000))
 @settings(deadline=None, max_examples=60)
 def test_only_items_with_a_weight_are_drawn(weights: list[float], seed: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -214,5 +215,40 @@ def test_ends_outside_a_users_events_are_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="a window ends before it starts, or outside its user's events"):
             add_split(store, "wrong", ("train", "valid", "test"), ends)
     (store.path / "splits" / "mine.npy").write_bytes((store.path / "splits" / "mine.npy").read_bytes()[:-1] + b"\x01")
-    with pytest.raises(StoreError, match=r"mine\.npy: its bytes are not those that were written"):
+    with pytest.raises(StoreError, match=r"mine\.npy: its bytes are not those that were written\. Give --split"):
         load_split(store, "mine")
+    (store.path / "splits" / "mine.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(StoreError, match=r"mine\.npy: missing or damaged .*Give --split the file that 'mine'"):
+        load_split(store, "mine")
+    (store.path / "splits" / "mine.npy").unlink()
+    with pytest.raises(StoreError, match=r"mine\.npy: missing or damaged"):
+        load_split(store, "mine")
+    assert add_split(store, "mine", ("train", "valid", "test"), good).fingerprint == split.fingerprint
+
+
+def test_a_split_of_ones_own_never_takes_a_rules_name(store: Store) -> None:
+    before = (store.path / "splits" / "funnel.json").read_bytes()
+    split = load_split(store, "funnel")
+    with pytest.raises(StoreError, match=r"'funnel' is the name of .* by rule\. Rename the split's file"):
+        add_split(store, "funnel", split.windows, split.ends)
+    assert (store.path / "splits" / "funnel.json").read_bytes() == before
+
+
+def test_an_equal_split_is_not_written_again_and_a_failed_write_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of([[(1, 1), (2, 2), (3, 3)]], tmp_path / "s")
+    windows, ends = ("train", "valid", "test"), np.array([[0, 0, 0], [1, 2, 3]])
+    old = add_split(store, "mine", windows, ends)
+
+    def fail(file: IO[bytes], array: np.ndarray) -> None:
+        file.write(array.tobytes()[:5])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "save", fail)
+    assert add_split(store, "mine", windows, ends).fingerprint == old.fingerprint
+    for changed in ((windows, ends - [[0, 0, 0], [0, 1, 0]], "successive"), (windows, ends, "last")):
+        with pytest.raises(OSError, match="disk full"):
+            add_split(store, "mine", *changed)
+    assert load_split(store, "mine").fingerprint == old.fingerprint
+    assert sorted(p.name for p in (store.path / "splits").glob("mine*")) == ["mine.json", "mine.npy"]

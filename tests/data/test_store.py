@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store, cache_root, write_store, write_text
 from penchant.errors import StoreError
 from tests.factories import make_store
 
@@ -49,6 +49,22 @@ def test_another_text_is_another_store(table: str, column: str, store: Store, tm
     values = ["changed", *old[column].to_pylist()[1:]]
     new = old.set_column(old.column_names.index(column), column, pa.array(values, pa.string()))
     assert rewrite(store, tmp_path / "x", **{table: new}).fingerprint != store.fingerprint
+
+
+def test_what_the_fingerprint_does_not_cover_is_what_the_docstring_says(store: Store, tmp_path: Path) -> None:
+    """Results are filed under fingerprints: what they cover must not change by accident."""
+    n = store.num_items
+    items = store.table("items").drop_columns(["image", "category_path"]).append_column("brand", pa.array(["b"] * n))
+    users = store.table("users").append_column("age", pa.array([30] * store.num_users))
+    events = store.table("events").drop_columns(["action", "request"])
+    events = events.append_column("action", pa.array(["other"] * store.num_events))
+    events = events.append_column("request", pa.array([0] * store.num_events))
+    shown = store.table("impressions").drop_columns(["position", "source"])
+    shown = shown.append_column("position", pa.array([0] * len(shown)))
+    shown = shown.append_column("source", pa.array(["random"] * len(shown)))
+    changed = {"items": items, "users": users, "events": events, "impressions": shown}
+    for name, table in changed.items():
+        assert rewrite(store, tmp_path / name, **{name: table}).fingerprint == store.fingerprint
 
 
 def test_damage_is_found_and_named(tmp_path: Path) -> None:
@@ -112,3 +128,21 @@ def test_columns_of_the_sources_own_are_kept_last(store: Store, tmp_path: Path) 
 def test_missing_vectors_say_how_to_make_them(store: Store) -> None:
     with pytest.raises(StoreError, match=r"no content vectors named 'smell', there are .*penchant encode"):
         store.vectors("smell")
+
+
+def test_the_cache_is_where_the_setting_says_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path / "here"))
+    assert cache_root() == tmp_path / "here"
+    monkeypatch.setenv("PENCHANT_CACHE", "~/there")
+    assert cache_root() == Path.home() / "there"
+    monkeypatch.delenv("PENCHANT_CACHE")
+    assert cache_root() == Path.home() / ".cache" / "penchant"
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    write_text(path, "old – line\n")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new " * 100_000 + "\ud800")
+    assert path.read_bytes() == "old – line\n".encode()
+    assert list(tmp_path.iterdir()) == [path]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penchant.encoders.cache import VectorCache, cache_root, content_key
+from penchant.encoders.cache import VectorCache, content_key
 
 
 def vector(key: bytes, dim: int = 3) -> np.ndarray:
@@ -73,12 +73,6 @@ def test_vectors_of_another_width_are_not_taken(tmp_path: Path) -> None:
     assert a not in VectorCache(tmp_path, 4)
 
 
-def test_texts_and_bytes_are_filed_by_content_and_the_setting_says_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_and_bytes_are_filed_by_content() -> None:
     assert content_key("é") == content_key("é".encode())
     assert content_key("a") != content_key("b")
-    monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path / "here"))
-    assert cache_root() == tmp_path / "here"
-    monkeypatch.delenv("PENCHANT_CACHE")
-    assert cache_root() == Path.home() / ".cache" / "penchant"

@@ -82,3 +82,17 @@ def test_a_logit_that_is_no_number_is_refused() -> None:
     one = np.array([1])
     with pytest.raises(ValueError, match="1 of 1 logits"):
         evaluate_ranking(np.array([np.nan]), one, one, one)
+
+
+def test_each_anonymous_request_is_a_user_of_its_own() -> None:
+    found = judged()
+    anonymous = evaluate_ranking(found.logits, found.labels, found.requests, np.zeros_like(found.users))
+    assert anonymous.by_user.value == pytest.approx(anonymous.by_request.value)
+    assert anonymous.by_user.left_out == anonymous.by_request.left_out
+    table = anonymous.per_user()
+    assert sorted(-table["user"].to_numpy()) == np.unique(found.requests).tolist()
+    assert set(table["weight"].to_pylist()) == {10}
+    # Users who are known stay together.
+    some = evaluate_ranking(found.logits, found.labels, found.requests, np.where(found.users < 100, 0, found.users))
+    known = some.per_user()["user"].to_numpy()
+    assert known[known > 0].tolist() == list(range(100, 151))

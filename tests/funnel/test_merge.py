@@ -26,11 +26,11 @@ def quota_loop(lists: list[list[int]], quotas: list[int], size: int) -> list[int
     return list(dict.fromkeys(out))[:size]
 
 
-def rrf_loop(lists: list[list[int]], weights: list[float], constant: float, size: int) -> list[tuple[int, float]]:
+def rrf_loop(lists: list[list[int]], constant: float, size: int) -> list[tuple[int, float]]:
     scores: dict[int, float] = {}
-    for items, weight in zip(lists, weights, strict=True):
+    for items in lists:
         for rank, item in enumerate(items, 1):
-            scores[item] = scores.get(item, 0.0) + weight / (constant + rank)
+            scores[item] = scores.get(item, 0.0) + 1 / (constant + rank)
     return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:size]
 
 
@@ -80,19 +80,14 @@ def test_quota_equals_the_loop(rows: list[list[list[int]]], quotas: list[int], s
 
 @given(
     channels(),
-    st.one_of(st.none(), st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=4, max_size=4)),
     st.sampled_from([0.0, 1.0, 60.0]),
     st.integers(1, 14),
 )
 @settings(deadline=None, max_examples=100)
-def test_rrf_equals_the_loop(
-    rows: list[list[list[int]]], weights: list[float] | None, constant: float, size: int
-) -> None:
+def test_rrf_equals_the_loop(rows: list[list[list[int]]], constant: float, size: int) -> None:
     lists = [candidates(NAMES[c], of, c % 3) for c, of in enumerate(rows)]
-    weights = None if weights is None else weights[: len(rows)]
-    merged = merge_rrf(lists, size, constant, weights)
-    used = weights or [1.0] * len(rows)
-    expected = [rrf_loop([c[b] for c in rows], used, constant, size) for b in range(len(rows[0]))]
+    merged = merge_rrf(lists, size, constant)
+    expected = [rrf_loop([c[b] for c in rows], constant, size) for b in range(len(rows[0]))]
     check(merged, rows, [[item for item, _ in row] for row in expected], size)
     for b, row in enumerate(expected):
         assert merged.scores[b, : len(row)].tolist() == pytest.approx([score for _, score in row], rel=1e-6)
@@ -133,8 +128,6 @@ def test_no_requests_give_no_rows() -> None:
         lambda a, b: merge_quota([a, b], [1, -1], 3),
         lambda a, b: merge_quota([a, b], [1, 1], 0),
         lambda a, b: merge_quota([a, a], [1, 1], 3),
-        lambda a, b: merge_rrf([a, b], 3, weights=[1.0]),
-        lambda a, b: merge_rrf([a, b], 3, weights=[1.0, 0.0]),
         lambda a, b: merge_rrf([a, b], 3, constant=-1.0),
         lambda a, b: merge_rrf([merge_rrf([a, b], 3)], 3),
     ],

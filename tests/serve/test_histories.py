@@ -43,11 +43,24 @@ def test_a_history_is_all_actions_in_order_of_time_cut_at_max_len(
     log = EventLog(tmp_path_factory.mktemp("log") / "log")
     histories = Histories(bundle, log, max_len)
     histories.append([event(f"u{user}", f"i{item}", ts) for (item, _), ts in zip(new, times, strict=True)])
-    everything = list(zip(old_items + [i for i, _ in new], old_times + times, strict=True))
+    old = list(zip(old_items, old_times, strict=True))
+    logged = [(item, ts) for (item, _), ts in zip(new, times, strict=True)]
+    everything = old + [e for e in sorted(logged, key=lambda e: e[1])[-max_len:] if e not in old]
     expected = sorted(everything, key=lambda e: e[1])[-max_len:]  # sorted() is stable
     items, ts_ms = histories.of_user(f"u{user}")
     assert list(zip(items.tolist(), ts_ms.tolist(), strict=True)) == expected
     log.close()
+
+
+def test_what_a_new_bundle_already_has_is_not_counted_twice(bundle: Bundle, tmp_path: Path) -> None:
+    items, times = bundle.history(3)
+    histories = Histories(bundle, EventLog(tmp_path / "log"), SETTINGS.max_history)
+    histories.append([event("u3", f"i{item}", ts) for item, ts in zip(items.tolist(), times.tolist(), strict=True)])
+    assert [a.tolist() for a in histories.of_user("u3")] == [items.tolist(), times.tolist()]
+    # The same item at another time is another action, and so is another item at the same time.
+    other = 1 + int(items[-1]) % 80
+    histories.append([event("u3", f"i{items[-1]}", NOW_MS), event("u3", f"i{other}", NOW_MS)])
+    assert histories.of_user("u3")[0][-2:].tolist() == [int(items[-1]), other]
 
 
 def test_a_new_users_history_is_what_the_log_has(bundle: Bundle, tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ class SequenceBatches:
         order = np.argsort(lengths * (1 + 0.1 * rng.random(len(lengths))))
         starts, ends, lengths = starts[order], ends[order], lengths[order]
         done = np.cumsum(lengths)
-        cuts = np.searchsorted(done, np.arange(1, self.steps_per_epoch) * done[-1] / self.steps_per_epoch)
+        # Integers, and the right side: a piece that ends on a border belongs before it. As no piece is longer than the
+        # borders are apart, one ends between any two of them, so no batch is empty.
+        borders = np.arange(1, self.steps_per_epoch) * done[-1] // self.steps_per_epoch
+        cuts = np.searchsorted(done, borders, side="right")
         batches = list(zip(np.split(starts, cuts), np.split(ends, cuts), strict=True))
         return [batches[i] for i in rng.permutation(len(batches))]

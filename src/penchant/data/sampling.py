@@ -32,17 +32,6 @@ class NegativeSampler:
         """P(i) proportional to (counts_i + 1)^alpha: 1 as popular as in the data, 0 uniform; every item is possible."""
         return cls((counts.double() + 1.0) ** alpha)
 
-    @classmethod
-    def log_uniform(cls, counts: Int[Tensor, " I"]) -> NegativeSampler:
-        """P(i) proportional to log((r + 1) / r), r = the item's place by popularity from 1; ties, the smaller item.
-
-        Zipf's law without the counts themselves, as in TensorFlow's `log_uniform_candidate_sampler`.
-        """
-        place = torch.arange(1, len(counts), dtype=torch.float64, device=counts.device)
-        weights = torch.zeros(len(counts), dtype=torch.float64, device=counts.device)
-        weights[1 + counts[1:].argsort(descending=True, stable=True)] = torch.log1p(1.0 / place)
-        return cls(weights)
-
     def sample(self, n: int, generator: torch.Generator) -> Int[Tensor, " N"]:
         """n items, drawn with replacement; the same state of the generator (of the weights' device) gives the same."""
         at = torch.rand(n, generator=generator, dtype=torch.float64, device=self._cumulative.device)

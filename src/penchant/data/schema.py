@@ -8,8 +8,6 @@ Times are `ts_ms`: integer milliseconds since 1970-01-01 UTC.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pyarrow as pa
 
 FORMAT = 1
@@ -17,8 +15,6 @@ FORMAT = 1
 
 SOURCES = ("logged", "rated_low", "synthetic", "random")
 """Where a non-click comes from: shown and not clicked; rated low (a proxy); generated; drawn at random."""
-
-ImpressionSource = Literal["logged", "rated_low", "synthetic", "random"]
 
 ITEMS = pa.schema(
     [

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,12 +140,28 @@ def define_splits(store: Store) -> None:
 
 
 def _write_definition(store: Store, name: str, definition: dict[str, Any]) -> None:
-    mark = fingerprint({"store": store.fingerprint, **definition})
-    write_json(store.path / "splits" / f"{name}.json", {"name": name, **definition, "fingerprint": mark})
+    stated = {"name": name, **definition, "fingerprint": _mark(store, definition)}
+    write_json(store.path / "splits" / f"{name}.json", stated)
+
+
+def _mark(store: Store, definition: dict[str, Any]) -> str:
+    return fingerprint({"store": store.fingerprint, **definition})
 
 
 def add_split(store: Store, name: str, windows: tuple[str, ...], ends: np.ndarray, target: str = "successive") -> Split:
-    """Add a split of one's own, given where each user's windows end (see `Split.ends`)."""
+    """Add a split of one's own, given where each user's windows end (see `Split.ends`).
+
+    One that is there already, equal in all, is left as it is; another of that name is replaced.
+
+    Raises:
+        StoreError: the name is that of a split by rule, or a window ends before it starts.
+    """
+    if name in RULES:
+        raise StoreError(
+            f"{name!r} is the name of a split that every Store has by rule",
+            where=store.path,
+            fix=f"Rename the split's file, for example my-{name}; its name is the split's.",
+        )
     ends = np.ascontiguousarray(ends, dtype=np.int64)
     steps = np.diff(np.concatenate([store.user_indptr[:-1, None], ends], axis=1), axis=1)
     if (
@@ -151,9 +170,20 @@ def add_split(store: Store, name: str, windows: tuple[str, ...], ends: np.ndarra
         or (ends[:, -1] > store.user_indptr[1:]).any()
     ):
         raise StoreError("a window ends before it starts, or outside its user's events", where=f"split {name!r}")
-    np.save(store.path / "splits" / f"{name}.npy", ends)
     digest = hashlib.sha256(ends.tobytes()).hexdigest()
-    _write_definition(store, name, {"windows": list(windows), "target": target, "cuts_ms": None, "ends_sha256": digest})
+    definition = {"windows": list(windows), "target": target, "cuts_ms": None, "ends_sha256": digest}
+    with suppress(StoreError, ValueError, KeyError):  # there is none yet, or a damaged one: it is written anew
+        there = load_split(store, name)
+        if there.fingerprint == _mark(store, definition):
+            return there
+    temporary = store.path / "splits" / f"{name}.npy.tmp-{os.getpid()}"
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, ends)
+        temporary.replace(store.path / "splits" / f"{name}.npy")
+    finally:
+        temporary.unlink(missing_ok=True)
+    _write_definition(store, name, definition)
     return load_split(store, name)
 
 
@@ -161,7 +191,7 @@ def load_split(store: Store, name: str) -> Split:
     """The split of that name.
 
     Raises:
-        StoreError: there is none, or it was made for another Store.
+        StoreError: there is none, it was made for another Store, or its array is damaged.
     """
     path = store.path / "splits" / f"{name}.json"
     if not path.is_file():
@@ -170,12 +200,10 @@ def load_split(store: Store, name: str) -> Split:
         raise StoreError(f"no split {name!r}{why}; there are: {have}", where=store.path, fix="Choose one with --split.")
     definition = json.loads(path.read_text())
     stated = {k: v for k, v in definition.items() if k not in ("name", "fingerprint")}
-    if fingerprint({"store": store.fingerprint, **stated}) != definition["fingerprint"]:
+    if _mark(store, stated) != definition["fingerprint"]:
         raise StoreError("was made for another Store or was edited", where=path, fix="Prepare the Store again.")
     if definition.get("ends_sha256"):
-        ends = np.load(path.with_suffix(".npy"))
-        if hashlib.sha256(ends.tobytes()).hexdigest() != definition["ends_sha256"]:
-            raise StoreError("its bytes are not those that were written", where=path.with_suffix(".npy"))
+        ends = _load_ends(path.with_suffix(".npy"), definition["ends_sha256"])
     elif definition["cuts_ms"] is None:
         ends = _loo_ends(store)
     else:
@@ -189,6 +217,17 @@ def load_split(store: Store, name: str) -> Split:
         user_indptr=store.user_indptr,
         fingerprint=definition["fingerprint"],
     )
+
+
+def _load_ends(path: Path, digest: str) -> np.ndarray:
+    fix = f"Give --split the file that {path.stem!r} was made from: the split is then written anew."
+    try:
+        ends = np.load(path)
+    except (OSError, ValueError, EOFError) as error:  # gone, cut short, or no array
+        raise StoreError(f"missing or damaged ({error})", where=path, fix=fix) from error
+    if hashlib.sha256(ends.tobytes()).hexdigest() != digest:
+        raise StoreError("its bytes are not those that were written", where=path, fix=fix)
+    return ends
 
 
 def _loo_ends(store: Store) -> np.ndarray:

@@ -18,8 +18,11 @@
       splits/<name>.json       definitions of the splits, each with its fingerprint (data/split.py)
       vectors/<name>/          frozen content vectors, added later (encoders/)
 
-The fingerprint is a hash of the tables and arrays, so two Stores of the same content have the same one. Splits and
-vectors carry fingerprints of their own, made with the Store's.
+The fingerprint says what models learn from and are judged on: it is a hash of all the arrays, and of the ids of items
+and users, the items' titles and texts, and the queries' texts. It does not cover the Store's name, the items' pictures
+(the image vectors' fingerprint does), category paths and further columns, the users' profiles, the events' action,
+request and row, or the impressions' position and source: Stores that differ in these alone have the same one. `verify`
+compares every byte. Splits and vectors carry fingerprints of their own, made with the Store's.
 """
 
 from __future__ import annotations
@@ -57,11 +60,24 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+def cache_root() -> Path:
+    """PENCHANT_CACHE, or ~/.cache/penchant: downloads, converted models and vectors, which can all be made again."""
+    return Path(os.environ.get("PENCHANT_CACHE") or Path.home() / ".cache" / "penchant").expanduser()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON as `write_text` writes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 @dataclass(frozen=True)
@@ -309,7 +325,8 @@ def write_store(
         counts = {key: table.num_rows for key, table in tables.items()}
         counts["requests"] = len(arrays["request_indptr"]) - 1
         counts["categories"] = int(arrays["item_category"].max(initial=0))
-        # Of the arrays, not of the Parquet bytes: those change with the library's version, the content does not.
+        # Of the arrays, not of the Parquet bytes: those change with the library's version, the content does not. What
+        # is in neither the arrays nor the five texts below is not covered; the module's docstring lists it.
         content = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
         content["item_id"] = fingerprint(tables["items"]["item_id"].to_pylist())
         content["text"] = fingerprint([tables["items"]["title"].to_pylist(), tables["items"]["text"].to_pylist()])

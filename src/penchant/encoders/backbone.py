@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from penchant.encoders.cache import cache_root
+from penchant.data.store import cache_root
 from penchant.encoders.packaged import INSTALL, SMOLLM2
 from penchant.encoders.pretrained import find_folder, load_part, load_weights, quiet
 from penchant.errors import ConfigError, ModelUnavailableError

@@ -26,11 +26,6 @@ from safetensors.numpy import save_file
 KEY_BYTES = 16
 
 
-def cache_root() -> Path:
-    """PENCHANT_CACHE, or ~/.cache/penchant."""
-    return Path(os.environ.get("PENCHANT_CACHE") or Path.home() / ".cache" / "penchant").expanduser()
-
-
 def content_key(content: str | bytes) -> bytes:
     """What a text (as UTF-8) or an encoded picture is filed under: 16 bytes of its sha256."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content

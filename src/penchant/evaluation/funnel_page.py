@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from penchant.data.store import Store
+from penchant.data.store import Store, write_text
 from penchant.evaluation import charts
 from penchant.evaluation.charts import FlowStage, Line
 from penchant.evaluation.funnel_audit import LostTarget
@@ -55,10 +54,7 @@ def write_page(
             to be published.
         titles: of each item, by its dense number (`item_titles`); items beyond it go by their number.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(render_page(report, lost=lost, titles=titles), encoding="utf-8")
-    temporary.replace(path)
+    write_text(Path(path), render_page(report, lost=lost, titles=titles))
 
 
 def item_titles(store: Store) -> list[str]:

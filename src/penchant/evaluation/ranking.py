@@ -1,4 +1,8 @@
-"""How a ranker's logits are judged: on impressions that were really shown, clicked or not."""
+"""How a ranker's logits are judged: on impressions that were really shown, clicked or not.
+
+Anonymous requests (user 0) come from nobody knows how many people, so each counts as a user of its own: one group of
+GAUC by user, one row of the per-user values, one cluster of the bootstrap.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ class RankingResult:
     """A ranker's logits of N impressions, and what they are worth.
 
     Attributes:
+        users: of each impression; minus the request where the user is anonymous.
         by_request, by_user: GAUC, with the groups of one class that were left out.
     """
 
@@ -44,6 +49,7 @@ class RankingResult:
     def per_user(self) -> pa.Table:
         """Columns `user`, `weight` (its impressions) and a value of each metric whose mean, so weighted, is the metric.
 
+        An anonymous request is a user, numbered minus the request.
         LogLoss is a mean already. AUC and GAUC are not means over users, so a user's value is the metric plus that
         user's influence on it (the first-order term; for AUC that of DeLong et al. 1988, clustered as in Obuchowski
         1997). A bootstrap of their mean is the metric's own bootstrap up to terms of order 1 / users.
@@ -67,13 +73,14 @@ def evaluate_ranking(
     requests: Int[np.ndarray, " N"],
     users: Int[np.ndarray, " N"],
 ) -> RankingResult:
-    """Judge the logits of N impressions (labels 1 clicked, 0 not) of given requests and users.
+    """Judge the logits of N impressions (labels 1 clicked, 0 not) of given requests and users (0 = anonymous).
 
     Raises:
         ValueError: a logit is not finite, or there are no impressions.
     """
     if not len(logits) or not np.isfinite(logits).all():
         raise ValueError(f"{int((~np.isfinite(logits)).sum())} of {len(logits)} logits are not finite")
+    users = np.where(users == 0, -requests, users)
     probs = 1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -500, 500)))
     return RankingResult(
         logits=logits,

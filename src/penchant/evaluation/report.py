@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from penchant.data.store import write_text
 from penchant.errors import RunError
 from penchant.evaluation.figures import Bar, draw_rows
 from penchant.evaluation.results import Result, find_results, read_per_user
@@ -60,12 +61,12 @@ def write_report(results: str | Path, docs: str | Path) -> Path:
     docs = Path(docs)
     folder = docs / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.svg"):
+    for name, data in figures.items():
+        write_text(folder / name, data.decode())
+    write_text(docs / PAGE, page)
+    for old in folder.glob("*.svg"):  # last: until here the old page may still show them
         if old.name not in figures:
             old.unlink()
-    for name, data in figures.items():
-        (folder / name).write_bytes(data)
-    (docs / PAGE).write_text(page)
     return docs / PAGE
 
 
@@ -78,7 +79,7 @@ def report_is_current(results: str | Path, docs: str | Path) -> bool:
     docs = Path(docs)
     written = docs / PAGE
     there = {path.name for path in (docs / FIGURES).glob("*.svg")}
-    return written.is_file() and written.read_text() == page and there == set(figures)
+    return written.is_file() and written.read_text(encoding="utf-8") == page and there == set(figures)
 
 
 def read_table_info(folder: str | Path) -> TableInfo:

@@ -42,31 +42,26 @@ def merge_quota(lists: Sequence[Candidates], quotas: Sequence[int], size: int) -
     return _taken(lists, items, ranks, channel_scores, order, 1.0 / place, size)
 
 
-def merge_rrf(
-    lists: Sequence[Candidates], size: int, constant: float = 60.0, weights: Sequence[float] | None = None
-) -> Candidates:
-    """Reciprocal rank fusion: score = sum over the channels that found the item of weight / (constant + rank).
+def merge_rrf(lists: Sequence[Candidates], size: int, constant: float = 60.0) -> Candidates:
+    """Reciprocal rank fusion: score = sum over the channels that found the item of 1 / (constant + rank).
 
     Cormack, Clarke, Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
     SIGIR 2009, whose constant is 60. Equal scores: the smaller item first.
 
     Args:
         lists: one channel each, of the same requests.
-        weights: one above 0 for each list; None = all 1.
     Returns: `size` columns, empty slots last.
     Raises:
-        ValueError: no lists, two of one name, a list of several channels, weights or a constant that do not fit, size
-            below 1.
+        ValueError: no lists, two of one name, a list of several channels, a constant of -1 or less, size below 1.
     """
     _check(lists, size)
-    weights = [1.0] * len(lists) if weights is None else list(weights)
-    if len(weights) != len(lists) or min(weights) <= 0 or constant <= -1:
-        raise ValueError(f"{len(lists)} channels need as many weights above 0, got {weights}; constant {constant}")
+    if constant <= -1:
+        raise ValueError(f"the channels' ranks start at 1, so the constant must be above -1, got {constant}")
     items, ranks, channel_scores = _distinct(lists)
     # Double precision, one channel after the other: places far down differ by less than single precision can tell.
     scores = torch.zeros(items.shape, dtype=torch.float64, device=items.device)
-    for c, weight in enumerate(weights):
-        scores += torch.where(ranks[..., c] > 0, weight / (constant + ranks[..., c].double()), 0.0)
+    for c in range(len(lists)):
+        scores += torch.where(ranks[..., c] > 0, 1.0 / (constant + ranks[..., c].double()), 0.0)
     order = scores.argsort(dim=1, descending=True, stable=True)
     return _taken(lists, items, ranks, channel_scores, order, scores.gather(1, order), size)
 

@@ -50,11 +50,14 @@ class Histories:
     def of_user(self, user_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Items and times of the last `max_len` actions, oldest first. Empty for a user nobody has seen.
 
-        An item that was logged under an earlier bundle and is in no more is passed over.
+        An item that was logged under an earlier bundle and is in no more is passed over. So is an action that the
+        bundle's history has too (the same item at the same time): the shop's log, from which the bundle was made, has
+        by then what the event log has.
         """
         items, times = self.bundle.history(self.bundle.user_of(user_id))
         logged = [(self.bundle.item_of(item), ts_ms) for item, ts_ms in self.log.last(user_id, self.max_len)]
-        logged = [(item, ts_ms) for item, ts_ms in logged if item]
+        exported = set(zip(items.tolist(), times.tolist(), strict=True))
+        logged = [(item, ts_ms) for item, ts_ms in logged if item and (item, ts_ms) not in exported]
         items = np.concatenate([items, np.array([i for i, _ in logged], dtype=items.dtype)])
         times = np.concatenate([times, np.array([t for _, t in logged], dtype=times.dtype)])
         # An event may come late; at equal times the bundle's are the earlier ones.

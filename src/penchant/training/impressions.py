@@ -137,7 +137,6 @@ class ImpressionBatches:
         lengths = np.minimum(self._ends - store.user_indptr[self._users], features.max_len)
         self._plan = BatchPlan(self._count, lengths, cells, seed)
         self.steps_per_epoch = self._plan.steps_per_epoch
-        self.num_impressions = int(self._count.sum())
 
     def batch(self, step: int) -> RankBatch:
         """The batch of a step, counted from 0 over all epochs."""

@@ -140,3 +140,13 @@ def test_any_key_of_json_is_a_column(tmp_path_factory: pytest.TempPathFactory, k
     opened = open_file(work, path, "t")
     assert work.rows(f"SELECT {opened.columns[key]} FROM t") == [("v" if key != "z" else "1",)]
     work.close()
+
+
+def test_a_key_that_first_comes_late_is_a_column_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a":1}\n' * 100_001 + '{"a":1,"late":"v"}\n')
+    work = Workspace()
+    opened = open_file(work, path, "t")
+    assert list(opened.columns) == ["a", "late"]
+    assert work.rows(f"SELECT count({opened.columns['late']}) FROM t") == [(1,)]
+    work.close()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import MLP, item_embedding
+from penchant.layers import MLP, Dropout, item_embedding
 from penchant.models import Sizes
 
 MAX_SCALE = 100.0
@@ -61,7 +61,7 @@ class TwoTower(nn.Module):
         self.items = item_embedding(sizes.num_items, config.width)
         self.categories = item_embedding(sizes.num_categories, config.width)
         self.register_buffer("item_category", torch.zeros(sizes.num_items + 1, dtype=torch.int64))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.user_tower = MLP(2 * config.width, config.inner, config.width, dropout=config.dropout)
         self.item_tower = MLP(config.width, config.inner, config.width, dropout=config.dropout)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))

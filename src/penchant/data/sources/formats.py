@@ -185,7 +185,7 @@ def _open_json(work: Workspace, path: Path, table: str, label: str) -> Opened:
         shown = tuple(f"{p}: {b[1][:80]!r}" for p, b in zip(locate([b[0] for b in broken]), broken, strict=True))
         refused.append(Refused("not a JSON object", broken[0][2], shown, "Each line is one JSON object."))
     keys = work.rows(
-        f"SELECT key, min(row) FROM (SELECT row, unnest(json_keys(line)) AS key FROM {table} LIMIT 100000) "
+        f"SELECT key, min(row) FROM (SELECT row, unnest(json_keys(line)) AS key FROM {table}) "
         "GROUP BY key ORDER BY 2, 1"
     )
     columns = {key: f"json_extract_string(line, {text(_json_pointer(key))})" for key, _ in keys}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from penchant.data.store import sha256
+from penchant.data.store import cache_root, sha256
 from penchant.errors import DataError
 
 BASE = "https://files.grouplens.org/datasets/movielens/"
@@ -33,11 +33,6 @@ WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407
 WHEEL_FILES = ("ml-100k.inter", "ml-100k.item", "ml-100k.user")
 
 
-def cache_folder() -> Path:
-    """PENCHANT_CACHE, or ~/.cache/penchant."""
-    return Path(os.environ.get("PENCHANT_CACHE") or Path.home() / ".cache" / "penchant")
-
-
 def download(name: str, notes: list[str]) -> Path:
     """The archive (or, from the wheel, the folder) of a release, from the cache where it is there.
 
@@ -50,7 +45,7 @@ def download(name: str, notes: list[str]) -> Path:
     Raises:
         DataError: it cannot be had, or its checksum is wrong.
     """
-    cache = cache_folder() / "movielens"
+    cache = cache_root() / "movielens"
     cache.mkdir(parents=True, exist_ok=True)
     archive, folder = cache / NAMES[name], cache / f"{name}-from-wheel"
     if archive.is_file():
