@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,25 @@ import pytest
 from penchant.cli.main import COMMANDS, main
 from tests.factories import make_store
 
+SASREC_SIZES = ("width", "blocks", "heads", "expansion", "max_len")
+GRU_SIZES = ("width", "state", "layers", "max_len")
+RANKER_SIZES = ("width", "category_width", "hidden", "hidden_second", "attention")
+
 
 def run(*args: object) -> int:
     return main([str(a) for a in args])
+
+
+def log_of(path: Path, users: int, events: int, *, timed: bool = True) -> Path:
+    """A made-up log of as many events for each user."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user_id", "item_id", "timestamp"] if timed else ["user_id", "item_id"])
+        for user in range(users):
+            for i in range(events):
+                at = [1_700_000_000 + 1000 * i + user] if timed else []
+                writer.writerow([f"u{user}", f"i{(user + i * i) % 12}", *at])
+    return path
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +75,44 @@ def test_mistakes_end_with_one_line_and_status_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "field", "value", "says"),
+    [
+        ("sasrec", "--model.width", 63, "width 63 is not a multiple of heads 2. Set width to a multiple of heads."),
+        *(("sasrec", f"--model.{n}", 0, f"{n} is 0. Set {n} to 1 or more.") for n in SASREC_SIZES),
+        ("sasrec", "--model.dropout", 1.0, "dropout is 1.0. Set dropout to 0 or more, and below 1."),
+        *(("gru4rec", f"--model.{n}", 0, f"{n} is 0. Set {n} to 1 or more.") for n in GRU_SIZES),
+        ("gru4rec", "--model.dropout", -0.1, "dropout is -0.1. Set dropout to 0 or more"),
+        *(("din", f"--model.{n}", 0, f"{n} is 0. Set {n} to 1 or more.") for n in RANKER_SIZES),
+        ("din", "--model.embedding-dropout", 1.0, "embedding_dropout is 1.0. Set embedding_dropout to 0 or more"),
+        ("din", "--model.dropout", 1.5, "dropout is 1.5. Set dropout to 0 or more"),
+        ("sasrec", "--data.max-len", 0, "max_len is 0. Set max_len to 1 or more."),
+        ("sasrec", "--data.batch-targets", 0, "batch_targets is 0. Set batch_targets to 1 or more."),
+        ("sasrec", "--train.epochs", 0, "epochs is 0.0. Set epochs to above 0."),
+        ("sasrec", "--train.optim.lr", -1, "optim.lr is -1.0. Set lr to above 0."),
+    ],
+)
+def test_impossible_value_of_a_field_is_answered_with_name_value_and_fix(
+    recipe: str, field: str, value: float, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", recipe, tmp_path, field.replace("_", "-"), value) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_commands_that_go_on_say_so_when_interrupted(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module(f"penchant.cli.{COMMANDS[command][0]}"), command, interrupted)
+    assert run(command) == 130
+    goes_on = command in ("train", "funnel", "encode", "reproduce", "demo")
+    says = "interrupted; the same command goes on where it stopped" if goes_on else "interrupted"
+    assert capsys.readouterr().err.strip() == says
+
+
 def test_wrong_type_of_a_field_names_the_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run("train", "sasrec", tmp_path, "--model.width", "wide")
@@ -65,14 +121,8 @@ def test_wrong_type_of_a_field_names_the_field(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_logs_to_judged_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (tmp_path / "clicks.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["user_id", "item_id", "timestamp"])
-        for user in range(30):
-            for i in range(8):
-                writer.writerow([f"u{user}", f"i{(user + i * i) % 12}", 1_700_000_000 + 1000 * i + user])
     store, out = tmp_path / "store", tmp_path / "run"
-    assert run("prepare", "table", "--events", tmp_path / "clicks.csv", "--out", store) == 0
+    assert run("prepare", "table", "--events", log_of(tmp_path / "clicks.csv", 30, 8), "--out", store) == 0
     assert run("train", "markov", store, "--split", "loo", "--out", out, "--model.neighbours", 5) == 0
     assert run("evaluate", out, "--trec", tmp_path / "lists.run") == 0
     judged = json.loads((out / "evaluation-test.json").read_text())["metrics"]
@@ -80,6 +130,66 @@ def test_logs_to_judged_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert run("evaluate", "--lists", tmp_path / "lists.run", "--store", store, "--split", "loo") == 0
     assert f"{judged['HR@10']:.4f}" in capsys.readouterr().out
+
+    assert run("evaluate", out, "--targets", 7) == 0
+    assert "0 users without history before the window are no targets." in capsys.readouterr().out
+    assert json.loads((out / "evaluation-test.json").read_text())["metrics"] == judged
+    assert "A random 7 of 30" in json.loads((out / "evaluation-test-7.json").read_text())["notes"][0]
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_evaluate_counts_the_users_that_begin_in_the_window(
+    lists: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, log = tmp_path / "store", log_of(tmp_path / "clicks.csv", 30, 8)
+    with log.open("a", newline="") as file:
+        file.writelines(f"late{user},i{i},{1_700_000_000 + 10_000 + i}\r\n" for user in range(3) for i in range(5))
+    assert run("prepare", "table", "--events", log, "--out", path) == 0
+    assert run("train", "popularity", path, "--out", tmp_path / "run") == 0
+    assert run("evaluate", tmp_path / "run", "--trec", tmp_path / "lists.run") == 0
+    if lists:
+        capsys.readouterr()
+        assert run("evaluate", "--lists", tmp_path / "lists.run", "--store", path) == 0
+    assert "3 users without history before the window are no targets." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--targets", 5), "--targets 5 would change nothing with --lists. Leave --targets out."),
+        (("--filter-seen",), "--filter-seen would change nothing with --lists"),
+        (("--trec", "x.run", "--device", "cpu"), "--trec x.run, --device cpu would change nothing with --lists"),
+    ],
+)
+def test_options_that_lists_would_drop_are_refused(
+    options: tuple[object, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", "--lists", "nowhere.run", "--store", "nowhere", *options) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_options_that_a_run_would_drop_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_store(tmp_path / "store")
+    out = tmp_path / "run"
+    assert run("train", "mean_pooling", tmp_path / "store", "--out", out, "--train.epochs", 0.1) == 0
+    capsys.readouterr()
+    for options in (("--targets", 5), ("--filter-seen",), ("--trec", tmp_path / "x.run")):
+        assert run("evaluate", out, *options) == 2
+        assert f"{options[0]}" in (err := capsys.readouterr().err)
+        assert "would change nothing for a ranker" in err
+    assert run("evaluate", out, "--split", "loo") == 2
+    assert "--split loo would change nothing for a run" in capsys.readouterr().err
+    assert run("evaluate", out, "--targets", 0) == 2
+    assert "--targets is 0. Give 1 or more" in capsys.readouterr().err
+    assert not list(out.glob("evaluation-*"))
+
+
+def test_log_of_single_events_cannot_train_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    assert run("prepare", "table", "--events", log_of(tmp_path / "clicks.csv", 12, 1), "--out", store) == 0
+    capsys.readouterr()
+    assert run("train", "sasrec", store, "--split", "loo", "--out", tmp_path / "run") == 2
+    assert f"{store}: no user has two events in window 'train' of split 'loo'" in capsys.readouterr().err
 
 
 def test_report_is_written_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,12 +201,27 @@ def test_report_is_written_and_checked(tmp_path: Path, capsys: pytest.CaptureFix
     assert "up to date" in capsys.readouterr().out
 
 
+def test_funnel_without_times_or_a_rank_window_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    log = log_of(tmp_path / "clicks.csv", 12, 6, timed=False)
+    assert run("prepare", "table", "--events", log, "--out", store) == 0
+    capsys.readouterr()
+    assert run("funnel", store, "--out", tmp_path / "run") == 2
+    assert "a funnel needs times, and this data has an order but no times" in capsys.readouterr().err
+    assert run("funnel", store, "--out", tmp_path / "run", "--split", "loo") == 2
+    err = capsys.readouterr().err
+    assert "--split: split 'loo' has no window 'rank', it has train, valid, test. Use --split funnel, or" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_funnel_to_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_store(tmp_path / "store", num_users=80)
     sizes = ("--settings.merged-size", 40, "--settings.preranked-size", 20)
     short = ("--prerank-train.epochs", 1, "--rank-train.epochs", 1, "--channels.0.run.train.epochs", 1)
     assert run("funnel", tmp_path / "store", "--out", tmp_path / "run", *sizes, *short) == 0
-    assert "report.html" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "report.html" in out
+    assert re.search(r"^\d+ users without history before the window are no targets\.$", out, re.MULTILINE)
     assert run("export", tmp_path / "run", "--out", tmp_path / "bundle") == 0
     assert (tmp_path / "bundle" / "manifest.json").is_file()
     assert run("export", tmp_path / "run", "--out", tmp_path / "bundle") == 2

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from penchant.errors import RunError
+from penchant.errors import ConfigError, RunError
 from penchant.layers import Dropout
 from penchant.models import Sizes
 from penchant.training.checkpoint import locked
@@ -182,6 +182,66 @@ def test_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match="not finite at step 1"):
         fit(Tiny(), broken, RowBatches(), CONFIG, tmp_path)
+
+
+def test_settings_are_stated_once_and_again_if_a_kill_left_them_empty(tmp_path: Path) -> None:
+    stated = tmp_path / "settings.fingerprint"
+    train(tmp_path, stop_at=2)
+    first, file = stated.read_text(), stated.stat().st_ino
+    train(tmp_path, stop_at=3)
+    assert (stated.read_text(), stated.stat().st_ino) == (first, file)
+    stated.write_text("")
+    train(tmp_path, stop_at=4)
+    assert stated.read_text() == first
+
+
+def test_a_log_is_whole_at_any_time_of_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, stop_at=22)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    assert before
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_metric_that_validation_lacks_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    config = replace(CONFIG, metric="NDCG@20")
+    with pytest.raises(ConfigError, match=r"no metric 'NDCG@20', it has HR@10, NDCG@10\."):
+        fit(Tiny(), to_ones, RowBatches(), config, tmp_path, lambda: {"HR@10": 0.5, "NDCG@10": 0.2})
+
+
+def test_nan_of_the_first_validation_is_never_the_best(tmp_path: Path) -> None:
+    scores = iter([float("nan"), 0.3, 0.1, float("nan"), 0.2, 0.2])
+    config = replace(CONFIG, patience=0)
+    result = fit(Tiny(), to_ones, RowBatches(), config, tmp_path, lambda: {"NDCG@10": next(scores)})
+    assert (result.best_step, result.best) == (10, 0.3)
+
+
+def test_validation_that_is_always_nan_keeps_the_last_weights(tmp_path: Path) -> None:
+    model = Tiny()
+    result = fit(model, to_ones, RowBatches(), CONFIG, tmp_path, lambda: {"NDCG@10": float("nan")})
+    assert (result.steps, result.best) == (30, None)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0.0),
+        ("epochs", float("nan")),
+        ("epochs", float("inf")),
+        ("accumulate", 0),
+        ("evaluate_every", 0.0),
+        ("patience", -1),
+        ("checkpoint_every_s", -0.1),
+        ("seed", -1),
+    ],
+)
+def test_impossible_setting_is_refused_by_name_and_value(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is {value}\. Set {name} to "):
+        replace(CONFIG, **{name: value})
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from penchant.errors import ConfigError
 from penchant.training.optim import OptimConfig, RowwiseAdagrad, build_optimizers, rate
 
 
@@ -49,3 +52,25 @@ def test_only_matrices_decay_and_sparse_tables_have_their_own_optimizer() -> Non
     dense = model["dense"]
     assert isinstance(dense, nn.Linear)
     assert decayed == {id(dense.weight)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("sparse_lr", -1.0),
+        ("betas", (0.9, 1.0)),
+        ("weight_decay", -0.1),
+        ("warmup_share", 1.1),
+        ("final_share", -0.1),
+        ("clip", -1.0),
+    ],
+)
+def test_impossible_setting_is_refused_by_name_and_value(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"optim\.{name} is {re.escape(str(value))}\. Set {name} to "):
+        replace(OptimConfig(), **{name: value})
+
+
+def test_settings_at_the_border_of_the_allowed_are_taken() -> None:
+    OptimConfig(betas=(0.0, 0.0), weight_decay=0.0, warmup_share=1.0, final_share=0.0, clip=0.0)

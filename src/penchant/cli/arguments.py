@@ -44,6 +44,11 @@ def open_split(store: Store, split: str) -> Split:
     return load_split(store, split)
 
 
+def cold_users(split: Split, window: str) -> str:
+    """What to say of the users that `window` cannot judge."""
+    return f"{split.cold_users(window):,} users without history before the window are no targets."
+
+
 def pick(command: str, what: str, choices: Mapping[str, str], usage: str, args: Sequence[str]) -> str | None:
     """The choice that the first argument names; None after its help, which lists all of them.
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import Flat, parse
+from penchant.cli.arguments import Flat, cold_users, open_split, parse
 from penchant.data.prepare import prepare
 from penchant.data.sources import movielens
-from penchant.data.split import load_split
+from penchant.data.split import Split
 from penchant.data.store import Store
+from penchant.errors import ConfigError
 from penchant.evaluation.funnel_report import FunnelReport, render_terminal
 from penchant.recipes import funnel as recipe
 from penchant.recipes.runs import flat
@@ -39,6 +40,9 @@ class TrainFunnel:
     """The Store."""
     out: Path
     """The run's folder."""
+    split: str = "funnel"
+    """The Store's split of that name; or a CSV or Parquet file of your own with user_id, item_id, timestamp, window
+    (train, rank, valid, test)."""
     targets: int = 0
     """Judge a random subsample of so many clicks of the test window; 0 = all."""
     run: Flat[recipe.FunnelRun] = field(default_factory=recipe.funnel)
@@ -48,16 +52,38 @@ def funnel(args: Sequence[str]) -> None:
     """Train, judge and report a funnel."""
     chosen = parse("funnel", TrainFunnel, args)
     console = Console(highlight=False)
-    _funnel(chosen.run, Store(chosen.store), chosen.out, chosen.targets, console)
+    if chosen.targets < 0:
+        raise ConfigError(f"--targets is {chosen.targets}", fix="Give 1 or more, or 0 to judge all.")
+    store = Store(chosen.store)
+    _funnel(chosen.run, store, _split(store, chosen.split), chosen.out, chosen.targets, console)
     console.print(f"Report: {chosen.out / 'report.html'}    Next: penchant export {chosen.out} --out BUNDLE")
 
 
-def _funnel(run: recipe.FunnelRun, store: Store, out: Path, targets: int, console: Console) -> FunnelReport:
-    split = load_split(store, "funnel")
+def _split(store: Store, name: str) -> Split:
+    """The split, which needs a window for the rankers to learn from.
+
+    Raises:
+        ConfigError: it has none, or the Store has no times to cut by.
+    """
+    own = "--split FILE, a split of your own whose windows are train, rank, valid and test"
+    if name == "funnel" and not store.has_time:
+        fix = f"Prepare it with times, or give {own}."
+        raise ConfigError("a funnel needs times, and this data has an order but no times", where=store.path, fix=fix)
+    split = open_split(store, name)
+    if "rank" not in split.windows:
+        what = f"split {split.name!r} has no window 'rank', it has {', '.join(split.windows)}"
+        raise ConfigError(what, where="--split", fix=f"Use --split funnel, or {own}.")
+    return split
+
+
+def _funnel(
+    run: recipe.FunnelRun, store: Store, split: Split, out: Path, targets: int, console: Console
+) -> FunnelReport:
     trained = recipe.train_funnel(run, store, split, out, console)
     config = flat(asdict(run))
     report = recipe.judge_funnel(trained, store, split, out, config=config, seed=run.seed, limit=targets)
     console.print(render_terminal(report))
+    console.print(cold_users(split, "test"))
     return report
 
 
@@ -91,7 +117,7 @@ def demo(args: Sequence[str]) -> None:
     store = Store(path)
     console.print(store)
     console.rule("2  Channels, pre-ranker and ranker are trained, then judged on clicks none of them has seen")
-    _funnel(recipe.demo_funnel(), store, chosen.out / "run", 0, console)
+    _funnel(recipe.demo_funnel(), store, _split(store, "funnel"), chosen.out / "run", 0, console)
     console.rule("3  What serving needs, and no more, becomes a bundle")
     bundle = chosen.out / "bundle"
     if not bundle.is_dir():

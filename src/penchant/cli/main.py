@@ -26,6 +26,9 @@ COMMANDS = {
 }
 """Command -> (module of penchant.cli that has a function of its name, what it does)."""
 
+RESUMED = ("train", "funnel", "encode", "reproduce", "demo")
+"""Commands that go on where they were interrupted."""
+
 HELP = """\
 [bold]penchant[/] turns a shop's logs and catalogue into a trained, judged and served funnel:
 retrieval, pre-ranking and ranking, for personalized search and recommendation.
@@ -72,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(str(error), markup=False)
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on where it stopped")
+        goes_on = "; the same command goes on where it stopped" if args[0] in RESUMED else ""
+        errors.print(f"interrupted{goes_on}")
         return 130
     return 0
 

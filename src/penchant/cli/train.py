@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import open_split, parse, parse_with_run, pick
+from penchant.cli.arguments import cold_users, open_split, parse, parse_with_run, pick
 from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.evaluation.lists import evaluate_lists, write_trec
@@ -85,12 +85,12 @@ class Evaluate:
     """Judge lists made elsewhere instead: a TREC run, or Parquet with user_id, item_id, rank."""
     store: Path | None = None
     """The Store, where it is not where the run found it; needed with --lists."""
-    split: str = "temporal-successive"
-    """With --lists: the split."""
+    split: str | None = None
+    """With --lists: the split, temporal-successive where none is given. A run is judged on its own."""
     filter_seen: bool = False
     """Also rank with the items of the history left out, as a second column."""
     targets: int | None = None
-    """Judge a random subsample of so many targets."""
+    """Judge a random subsample of so many targets; their metrics go to a file of their own."""
     trec: Path | None = None
     """Also write the lists as a TREC run."""
     device: str = "auto"
@@ -101,25 +101,41 @@ def evaluate(args: Sequence[str]) -> None:
     chosen = parse("evaluate", Evaluate, args)
     if (chosen.run is None) == (chosen.lists is None):
         raise ConfigError("name a run, or --lists with --store", fix="penchant evaluate --help shows both.")
+    if chosen.targets is not None and chosen.targets < 1:
+        raise ConfigError(f"--targets is {chosen.targets}", fix="Give 1 or more, or leave it out to judge all.")
     console = Console(highlight=False)
+    of_model = {"--targets": chosen.targets, "--filter-seen": chosen.filter_seen, "--trec": chosen.trec}
     if chosen.lists is not None:
+        _refuse("with --lists", {**of_model, "--device": None if chosen.device == "auto" else chosen.device})
         if chosen.store is None:
             raise ConfigError("--lists needs --store", fix="Name the Store whose targets the lists are for.")
         store = Store(chosen.store)
-        judged = evaluate_lists(chosen.lists, store, open_split(store, chosen.split), chosen.window)
-        console.print(metrics_table(judged, f"{chosen.lists.name} on {store.name}, {chosen.split}, {chosen.window}"))
-        for note in judged.notes:
+        split = open_split(store, chosen.split or "temporal-successive")
+        judged = evaluate_lists(chosen.lists, store, split, chosen.window)
+        console.print(metrics_table(judged, f"{chosen.lists.name} on {store.name}, {split.name}, {chosen.window}"))
+        for note in (*judged.notes, cold_users(split, chosen.window)):
             console.print(note)
         return
     assert chosen.run is not None
+    _refuse("for a run, which is judged on its own split", {"--split": chosen.split})
     loaded = load_run(chosen.run, chosen.store, chosen.device)
+    ranker = loaded.described["run"] == "RankingRun"
+    if ranker:
+        _refuse("for a ranker, which is judged on all that users were shown", of_model)
     verdict = judge_run(loaded, chosen.run, chosen.window, targets=chosen.targets, filter_seen=chosen.filter_seen)
     where = f"{loaded.store.name}, {loaded.split.name}, {chosen.window} ({loaded.split.fingerprint})"
     console.print(metrics_table(verdict.result, f"{chosen.run} on {where}"))
-    for note in verdict.notes():
+    for note in verdict.notes() if ranker else (*verdict.notes(), cold_users(loaded.split, chosen.window)):
         console.print(note)
-    verdict.write(chosen.run / f"evaluation-{chosen.window}.json")
-    if chosen.trec is not None:
-        if not isinstance(verdict.result, RetrievalResult):
-            raise ConfigError("a ranker has no lists", where="--trec", fix="Name a retrieval run.")
+    subsample = "" if chosen.targets is None else f"-{chosen.targets}"
+    verdict.write(chosen.run / f"evaluation-{chosen.window}{subsample}.json")
+    if chosen.trec is not None and isinstance(verdict.result, RetrievalResult):
         write_trec(verdict.result, loaded.store, chosen.trec, tag=loaded.described["config"]["kind"])
+
+
+def _refuse(why: str, options: Mapping[str, object]) -> None:
+    """Refuse options that were given and would change nothing."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if given:
+        names = ", ".join(name if value is True else f"{name} {value}" for name, value in given.items())
+        raise ConfigError(f"{names} would change nothing {why}", fix=f"Leave {', '.join(given)} out.")

@@ -12,6 +12,7 @@ from torch import Tensor
 from penchant.data.history import gather_ragged
 from penchant.data.split import Split
 from penchant.data.store import Store
+from penchant.errors import ConfigError, StoreError
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,25 @@ class SequenceDataConfig:
     newest_only: bool = False
     """Only the newest `max_len` + 1 actions of a user train, as in most published code."""
 
+    def __post_init__(self) -> None:
+        for name in ("max_len", "batch_targets"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+
 
 class SequenceBatches:
     """The train window's histories as batches: `batch(step)` depends on the step and the seed alone.
 
     Pieces of like length go together (sorted by length with 10 % jitter, so that the company changes every epoch), and
     the batches are taken in random order.
+
+    Raises:
+        StoreError: no user has two events in the window.
     """
 
     def __init__(
         self, store: Store, split: Split, config: SequenceDataConfig, seed: int, window: str = "train"
     ) -> None:
-        if config.max_len < 1 or config.batch_targets < 1:
-            raise ValueError(f"max_len and batch_targets must be positive, got {config}")
         self.store, self.config, self.seed = store, config, seed
         starts, stops = split.starts(window), split.stops(window)
         long_enough = stops - starts >= 2
@@ -71,7 +78,11 @@ class SequenceBatches:
             self.starts = np.maximum(self.starts, self.stops - config.max_len - 1)
         self.num_targets = int((self.stops - self.starts - 1).sum())
         if not self.num_targets:
-            raise ValueError(f"no user has two events in window {window!r}")
+            raise StoreError(
+                f"no user has two events in window {window!r} of split {split.name!r}, so nothing can be learned",
+                where=store.path,
+                fix="Choose another split, or prepare the Store from more logs.",
+            )
         # A batch holds at least the longest piece, so that none is ever empty.
         self.steps_per_epoch = max(1, self.num_targets // max(config.batch_targets, config.max_len))
         self._epoch = -1

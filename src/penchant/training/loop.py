@@ -7,6 +7,7 @@ was killed goes on from its last checkpoint to the very same weights (CPU, same 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,26 +20,19 @@ from rich.progress import Progress as ProgressBar
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from penchant.data.store import fingerprint
-from penchant.errors import RunError
+from penchant.data.store import fingerprint, write_text
+from penchant.errors import ConfigError, RunError
 from penchant.models import pick_device, save_model
 from penchant.training.checkpoint import Progress, load_checkpoint, locked, save_checkpoint
 from penchant.training.optim import OptimConfig, build_optimizers, rate, set_rate
 
 
 @runtime_checkable
-class Batch(Protocol):
-    """What an objective reads. `num_targets` counts what is learned from, for the speed shown."""
-
-    @property
-    def num_targets(self) -> int: ...
-
-    def to(self, device: torch.device) -> Any: ...
-
-
-@runtime_checkable
 class Batches(Protocol):
-    """Batches by step: the same step gives the same batch in any process."""
+    """Batches by step: the same step gives the same batch in any process.
+
+    A batch has `to(device)`, and `num_targets`: how many it learns from, for the speed shown.
+    """
 
     steps_per_epoch: int
 
@@ -70,6 +64,19 @@ class TrainConfig:
     """Also write TensorBoard files."""
     device: str = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "epochs": (0 < self.epochs < math.inf, "above 0"),
+            "accumulate": (self.accumulate >= 1, "1 or more"),
+            "evaluate_every": (0 < self.evaluate_every < math.inf, "above 0"),
+            "patience": (self.patience >= 0, "0 (never stop early) or more"),
+            "checkpoint_every_s": (self.checkpoint_every_s >= 0, "0 (after every step) or more"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (holds, needed) in allowed.items():
+            if not holds:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to {needed}.")
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ def fit(
 
     Raises:
         RunError: the folder is in use or belongs to other settings, or the loss is not finite.
+        ConfigError: the first validation has no `config.metric`.
     """
     device = pick_device(config.device)
     steps = max(1, round(config.epochs * batches.steps_per_epoch / config.accumulate))
@@ -151,12 +159,10 @@ def fit(
                 if validate is not None and (progress.step % eval_steps == 0 or progress.step == steps):
                     metrics = _validated(model, validate)
                     log.write(progress.step, {f"valid/{k}": v for k, v in metrics.items()})
-                    if progress.best is None or metrics[config.metric] > progress.best:
-                        progress.best, progress.best_step, progress.best_metrics = (
-                            metrics[config.metric],
-                            progress.step,
-                            metrics,
-                        )
+                    score = _chosen(metrics, config.metric, run)
+                    # NaN is never the best: nothing would ever be better.
+                    if not math.isnan(score) and (progress.best is None or score > progress.best):
+                        progress.best, progress.best_step, progress.best_metrics = score, progress.step, metrics
                         save_model(model, run / "best")
                     stopped_early = _out_of_patience(progress, eval_steps, config)
 
@@ -201,6 +207,17 @@ def _validated(model: nn.Module, validate: Validate) -> dict[str, float]:
         return validate()
 
 
+def _chosen(metrics: dict[str, float], name: str, run: Path) -> float:
+    """The metric that decides."""
+    if name not in metrics:
+        raise ConfigError(
+            f"validation has no metric {name!r}, it has {', '.join(metrics)}",
+            where=run,
+            fix="Set metric to one of these, and choose another --out or remove this folder.",
+        )
+    return metrics[name]
+
+
 def _out_of_patience(progress: Progress, eval_steps: int, config: TrainConfig) -> bool:
     waited = (progress.step - progress.best_step) // eval_steps
     return bool(config.patience) and progress.best is not None and waited >= config.patience
@@ -212,13 +229,15 @@ def _same_settings(run: Path, model: Any, config: TrainConfig, steps: int) -> No
         {"model": repr(model.config), "sizes": repr(model.sizes), "train": repr(config), "steps": steps}
     )
     path = run / "settings.fingerprint"
-    if path.is_file() and path.read_text() != stated:
+    there = path.read_text() if path.is_file() else ""
+    if not there:
+        write_text(path, stated)
+    elif there != stated:
         raise RunError(
             "this run was started with other settings or data",
             where=run,
             fix="Choose another --out, or remove the folder.",
         )
-    path.write_text(stated)
 
 
 class _Log:
@@ -228,7 +247,7 @@ class _Log:
         path = run / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._board = None
         if tensorboard:

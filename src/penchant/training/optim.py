@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from penchant.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -28,6 +30,20 @@ class OptimConfig:
     """The rate at the last step, as a share of the highest."""
     clip: float = 1.0
     """Largest norm of the dense gradient; 0 = no clipping."""
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "lr": (0 < self.lr < math.inf, "above 0"),
+            "sparse_lr": (0 < self.sparse_lr < math.inf, "above 0"),
+            "betas": (all(0 <= beta < 1 for beta in self.betas), "two numbers of 0 or more, each below 1"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
+            "warmup_share": (0 <= self.warmup_share <= 1, "0 to 1"),
+            "final_share": (0 <= self.final_share <= 1, "0 to 1"),
+            "clip": (self.clip >= 0, "0 or more"),
+        }
+        for name, (holds, needed) in allowed.items():
+            if not holds:
+                raise ConfigError(f"optim.{name} is {getattr(self, name)}", fix=f"Set {name} to {needed}.")
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from penchant.errors import ConfigError
 from penchant.funnel.features import Features, FeatureScale, RankInputs
 from penchant.layers import MLP, SPARSE_FROM_ITEMS, Dropout
 from penchant.models import Sizes
@@ -30,6 +31,14 @@ class RankerConfig:
     """Inside the last network."""
     embedding_dropout: float = 0.3
     """On the candidate's and the pooled embedding, against learning the items by heart."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "category_width", "hidden", "hidden_second", "attention"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        for name in ("dropout", "embedding_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 0 or more, and below 1.")
 
 
 class ItemEmbedding(nn.Module):

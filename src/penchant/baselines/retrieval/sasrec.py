@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import Requests
+from penchant.errors import ConfigError
 from penchant.layers import BlockConfig, CausalBlock, Dropout, item_embedding, last_hidden
 from penchant.models import Sizes
 
@@ -30,6 +31,16 @@ class SASRecConfig:
     dropout: float = 0.2
     max_len: int = 50
     """Actions read, the latest ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "blocks", "heads", "expansion", "max_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        if self.width % self.heads:
+            what = f"width {self.width} is not a multiple of heads {self.heads}"
+            raise ConfigError(what, fix="Set width to a multiple of heads.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}", fix="Set dropout to 0 or more, and below 1.")
 
 
 class SASRec(nn.Module):
