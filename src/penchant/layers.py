@@ -45,7 +45,7 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        dropped = round(self.rate * 256)
+        dropped = min(round(self.rate * 256), 255)
         if not self.training or not dropped:
             return x
         if x.device.type != "cpu":

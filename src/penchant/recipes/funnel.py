@@ -25,7 +25,7 @@ from penchant.baselines.ranking.objective import listwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests, requests_before_events, requests_before_times
 from penchant.data.split import Split
-from penchant.data.store import Store
+from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError, StoreError
 from penchant.evaluation.funnel_audit import FunnelAudit
 from penchant.evaluation.funnel_page import item_titles, write_page
@@ -301,7 +301,7 @@ def judge_funnel(
             config={k: str(v) for k, v in config.items()},
         )
     )
-    (out / "report.json").write_text(report.to_json())
+    write_text(out / "report.json", report.to_json())
     write_page(report, out / "report.html", lost=audit.lost_targets(), titles=item_titles(store))
     return report
 
