@@ -141,9 +141,9 @@ def run_ours(
     torch.manual_seed(int(settings["seed"]))
     model = SASRec(config, Sizes(num_items=store.num_items))
     whole = replace(split, windows=("train", "test"), ends=split.ends[:, 1:])
-    batches = SequenceBatches(
-        store, whole, SequenceDataConfig(max_len=max_len, newest_only=True), int(settings["seed"])
-    )
+    # Batch and learning rate are the recipe's, as theirs are their defaults.
+    data = replace(sasrec().data, max_len=max_len, newest_only=True)
+    batches = SequenceBatches(store, whole, data, int(settings["seed"]))
     objective = SoftmaxObjective(SoftmaxConfig(), torch.from_numpy(whole.item_counts(store)))
     train = replace(sasrec().train, epochs=float(settings["epochs"]), tensorboard=False, device="cpu")
     wall, cpu = time.perf_counter(), time.process_time()
