@@ -124,7 +124,7 @@ def test_logs_to_judged_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     store, out = tmp_path / "store", tmp_path / "run"
     assert run("prepare", "table", "--events", log_of(tmp_path / "clicks.csv", 30, 8), "--out", store) == 0
     assert run("train", "markov", store, "--split", "loo", "--out", out, "--model.neighbours", 5) == 0
-    assert run("evaluate", out, "--trec", tmp_path / "lists.run") == 0
+    assert run("evaluate", out, "--trec", tmp_path / "lists.run", "--memory-mb", 1) == 0
     judged = json.loads((out / "evaluation-test.json").read_text())["metrics"]
     assert judged["HR@10"] > 0.5
     capsys.readouterr()

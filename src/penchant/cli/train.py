@@ -93,6 +93,8 @@ class Evaluate:
     """Judge a random subsample of so many targets; their metrics go to a file of their own."""
     trec: Path | None = None
     """Also write the lists as a TREC run."""
+    memory_mb: float = 256
+    """Scores held at once, in MB; changes no number."""
     device: str = "auto"
 
 
@@ -122,7 +124,14 @@ def evaluate(args: Sequence[str]) -> None:
     ranker = loaded.described["run"] == "RankingRun"
     if ranker:
         _refuse("for a ranker, which is judged on all that users were shown", of_model)
-    verdict = judge_run(loaded, chosen.run, chosen.window, targets=chosen.targets, filter_seen=chosen.filter_seen)
+    verdict = judge_run(
+        loaded,
+        chosen.run,
+        chosen.window,
+        targets=chosen.targets,
+        filter_seen=chosen.filter_seen,
+        memory_mb=chosen.memory_mb,
+    )
     where = f"{loaded.store.name}, {loaded.split.name}, {chosen.window} ({loaded.split.fingerprint})"
     console.print(metrics_table(verdict.result, f"{chosen.run} on {where}"))
     for note in verdict.notes() if ranker else (*verdict.notes(), cold_users(loaded.split, chosen.window)):

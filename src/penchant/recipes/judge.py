@@ -62,6 +62,7 @@ def judge_run(
     *,
     targets: int | None = None,
     filter_seen: bool = False,
+    memory_mb: float = 256,
 ) -> Verdict:
     """Judge the run of a folder on a window of its own split."""
     store, split, model = loaded.store, loaded.split, loaded.model
@@ -72,7 +73,15 @@ def judge_run(
     else:
         max_len = getattr(model.config, "max_len", 50)
         result = evaluate_retrieval(
-            model, store, split, window, ks=KS, max_len=max_len, targets=targets, filter_seen=filter_seen
+            model,
+            store,
+            split,
+            window,
+            ks=KS,
+            max_len=max_len,
+            targets=targets,
+            filter_seen=filter_seen,
+            memory_mb=memory_mb,
         )
     provenance = {
         "data": store.name,
