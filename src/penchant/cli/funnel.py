@@ -89,7 +89,7 @@ def _funnel(
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Real users' logs to a trained, judged and served funnel: MovieLens 100K, about four minutes on two cores.
+    """Real users' logs to a trained, judged and served funnel: MovieLens 100K, a few minutes on two cores.
 
     $ penchant demo               ends with a server at http://127.0.0.1:8000
     $ penchant demo --no-serve    ends when everything is judged and exported
