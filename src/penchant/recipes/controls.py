@@ -57,7 +57,7 @@ def gru4rec() -> SequenceRun:
 
 
 def sasrec_long() -> SequenceRun:
-    """The calibration run: SASRec with histories of 200, as long as it takes (ML-1M: about half an hour of one core)."""
+    """The calibration run: SASRec with histories of 200, as long as it takes (ML-1M: half an hour or so)."""
     return SequenceRun(
         kind="sasrec",
         model=SASRecConfig(max_len=200, width=128),
@@ -67,7 +67,7 @@ def sasrec_long() -> SequenceRun:
 
 
 def gru4rec_long() -> SequenceRun:
-    """The calibration run: GRU4Rec with histories of 200, as long as it takes (ML-1M: about half an hour of one core)."""
+    """The calibration run: GRU4Rec with histories of 200, as long as it takes (ML-1M: half an hour or so)."""
     return SequenceRun(
         kind="gru4rec",
         model=GRU4RecConfig(max_len=200, width=128, state=256, dropout=0.3),
