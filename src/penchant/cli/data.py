@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from tyro.conf import Positional
@@ -13,15 +14,16 @@ from tyro.conf import Positional
 from penchant.cli.arguments import Flat, parse, pick
 from penchant.data.prepare import Raw
 from penchant.data.prepare import prepare as prepare_store
-from penchant.data.sources import movielens, table
 from penchant.data.store import Store
 from penchant.errors import StoreError
 
 S = TypeVar("S")
-SOURCES = {
-    "movielens": "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest",
-    "table": "your own logs: CSV, Parquet, Arrow or JSON lines",
+SOURCES: dict[str, tuple[str, str]] = {
+    "movielens": ("MovieLens", "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest"),
+    "table": ("Table", "your own logs: CSV, Parquet, Arrow or JSON lines"),
 }
+"""Source -> (its options, a dataclass of `penchant.data.sources.<source>` beside `read(options)`; what it reads)."""
+
 PREPARE_HELP = """\
 usage: penchant prepare SOURCE --out STORE [--FIELD VALUE ...]
 
@@ -53,13 +55,12 @@ class Prepare(Generic[S]):
 
 def prepare(args: Sequence[str]) -> None:
     """Read a source and write the Store."""
-    name = pick("prepare", "source", SOURCES, PREPARE_HELP, args)
-    if name == "movielens":
-        chosen = parse("prepare movielens", Prepare[movielens.MovieLens], args[1:])
-        _prepare(movielens.read, chosen)
-    elif name == "table":
-        chosen = parse("prepare table", Prepare[table.Table], args[1:])
-        _prepare(table.read, chosen)
+    name = pick("prepare", "source", {key: says for key, (_, says) in SOURCES.items()}, PREPARE_HELP, args)
+    if name is None:
+        return
+    source = import_module(f"penchant.data.sources.{name.replace('-', '_')}")
+    options: Any = getattr(source, SOURCES[name][0])
+    _prepare(source.read, parse(f"prepare {name}", Prepare[options], args[1:]))
 
 
 def _prepare(read: Callable[[S], Raw], chosen: Prepare[S]) -> None:
