@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import BlockConfig, CausalBlock, Dropout, item_embedding, last_hidden
+from penchant.layers import BlockConfig, CausalBlock, Dropout, item_embedding
 from penchant.models import Sizes
 
 
@@ -63,15 +63,22 @@ class SASRec(nn.Module):
 
     def hidden(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         """The user's vector after each action, right-padded with what nobody should read."""
-        x = self.dropout(self.items(history) + self.positions.weight[: history.shape[1]])
+        x = self._embedded(history)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def user_vectors(self, requests: Requests) -> Float[Tensor, "B D"]:
-        """h after the last action; zero without any."""
+        """h after the last action; zero without any. The last block is computed for that one position."""
         requests = requests.last(self.config.max_len)
-        return last_hidden(self.hidden(requests.history), requests.lengths)
+        *blocks, top = self.blocks
+        x = self._embedded(requests.history)
+        for block in blocks:
+            x = block(x)
+        return self.norm(top.last(x, requests.lengths)) * (requests.lengths > 0)[:, None]
+
+    def _embedded(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        return self.dropout(self.items(history) + self.positions.weight[: history.shape[1]])
 
     def item_vectors(self) -> Float[Tensor, "I D"]:
         return self.items.weight
