@@ -10,7 +10,8 @@ import torch
 
 from penchant.data.history import Requests
 from penchant.data.split import define_splits
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store
+from penchant.data.writer import write_store
 
 ITEMS_PER_COLOUR = 5
 NUM_ITEMS = 2 * ITEMS_PER_COLOUR

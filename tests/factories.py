@@ -10,7 +10,8 @@ import pyarrow as pa
 from PIL import Image
 
 from penchant.data.split import define_splits
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store
+from penchant.data.writer import write_store
 
 START_MS = 1_700_000_000_000
 DAY_MS = 86_400_000

@@ -181,8 +181,8 @@ def stall(*_, **__):
 
 stage, out = sys.argv[1:]
 if stage == "write":
-    import penchant.data.store
-    penchant.data.store.fingerprint = stall  # all files are there, the manifest is not
+    import penchant.data.writer
+    penchant.data.writer.fingerprint = stall  # all files are there, the manifest is not
 else:
     preparing.define_splits = stall
 times = list(range(1704067200, 1704067209))

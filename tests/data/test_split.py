@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.data.history import requests_before_events
-from penchant.data.split import RULES, add_split, define_splits, load_split
-from penchant.data.store import Store, write_store
+from penchant.data.split import RULES, add_split, define_splits, load_split, nearest_quantiles
+from penchant.data.store import Store
+from penchant.data.writer import write_store
 from penchant.errors import StoreError
 from tests.factories import make_store
 
@@ -252,3 +253,20 @@ def test_an_equal_split_is_not_written_again_and_a_failed_write_leaves_the_old_o
             add_split(store, "mine", *changed)
     assert load_split(store, "mine").fingerprint == old.fingerprint
     assert sorted(p.name for p in (store.path / "splits").glob("mine*")) == ["mine.json", "mine.npy"]
+
+
+@given(
+    st.lists(st.integers(-(2**45), 2**45) | st.sampled_from([7, 8]), min_size=1, max_size=60),
+    st.lists(st.floats(0, 1), min_size=1, max_size=3),
+    st.integers(1, 9),
+)
+def test_quantiles_by_blocks_are_numpys(values: list[int], quantiles: list[float], block: int) -> None:
+    array = np.array(values, dtype=np.int64)
+    expected = np.quantile(array, quantiles, method="nearest")
+    assert nearest_quantiles(array, quantiles, block) == expected.tolist()
+
+
+def test_ranks_are_rounded_as_numpy_rounds_them() -> None:
+    for n in range(1, 3000):
+        expected = np.quantile(np.arange(n), (0.7, 0.8, 0.9), method="nearest")
+        assert [round(q * (n - 1)) for q in (0.7, 0.8, 0.9)] == expected.tolist()

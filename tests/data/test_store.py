@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from penchant.data.store import Store, cache_root, write_store, write_text
+from penchant.data.store import Store, cache_root, write_text
+from penchant.data.writer import write_store
 from penchant.errors import StoreError
 from tests.factories import make_store
 

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from penchant.data import schema
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store
+from penchant.data.writer import write_store
 from penchant.encoders.encode import EncodeSummary, encode_items, encode_store
 from penchant.encoders.text import item_text, load_text_encoder
 from penchant.errors import ConfigError, ModelUnavailableError

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from penchant.data.history import Requests, requests_before_events
 from penchant.data.split import define_splits, load_split
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store
+from penchant.data.writer import write_store
 from penchant.errors import RunError
 from penchant.funnel.features import RECENT, REQUEST_FEATURES, Features, FeatureScale, RankInputs
 from penchant.funnel.stages import Candidates

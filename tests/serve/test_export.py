@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from penchant.data.split import define_splits, load_split
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store
+from penchant.data.writer import write_store
 from penchant.errors import BundleError, RunError
 from penchant.serve.bundle import Bundle
 from penchant.serve.export import THUMBNAIL, _thumbnail, export

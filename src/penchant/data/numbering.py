@@ -6,19 +6,22 @@ Works on the checked tables `events_ok` and `shown_ok` of a source's workspace, 
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
+from penchant.data.writer import Rows
 
 
 def _logged_ids(raw: Raw, column: str) -> str:
     """Query: each id of the logs with its first place, events before impressions."""
-    parts = [f"SELECT {column} AS id, 0 AS part, row FROM events_ok"]
+    parts = [f"SELECT {column} AS id, row FROM events_ok"]
     if raw.impressions is not None and (column == "item_id" or column in raw.work.types("shown_ok")):
-        parts.append(f"SELECT {column} AS id, 1 AS part, row FROM shown_ok WHERE {column} IS NOT NULL")
+        parts.append(f"SELECT {column} AS id, row + {2**62} AS row FROM shown_ok WHERE {column} IS NOT NULL")
     both = " UNION ALL ".join(parts)
-    return f"SELECT id, min((part, row)) AS first FROM ({both}) GROUP BY id"
+    return f"SELECT id, min(row) AS first FROM ({both}) GROUP BY id"
 
 
 def _listed(raw: Raw, kind: str, column: str, table: pa.Table) -> pa.Table:
@@ -121,7 +124,7 @@ def number_queries(raw: Raw) -> pa.Table | None:
     return work.arrow("SELECT number AS query, query AS text FROM query_map ORDER BY number")
 
 
-def number_requests(raw: Raw) -> pa.Table | None:
+def number_requests(raw: Raw) -> Rows | None:
     """The impressions table; `request_map` gives each (request_id, user) its number, in order of time.
 
     What an impression does not say of its request (user, time, query), the event that followed from it may.
@@ -130,6 +133,7 @@ def number_requests(raw: Raw) -> pa.Table | None:
         return None
     work = raw.work
     has = work.types("shown_ok")
+    timed = "time" in work.types(raw.impressions)
     user = "u.user" if "user_id" in has else "NULL"
     join = "LEFT JOIN user_map u ON u.user_id = s.user_id" if "user_id" in has else ""
     told = "SELECT NULL AS request_id, NULL::INTEGER AS user, NULL::BIGINT AS ms, NULL AS query WHERE false"
@@ -144,7 +148,7 @@ def number_requests(raw: Raw) -> pa.Table | None:
     work.db.execute(
         "CREATE TABLE shown_full AS SELECT s.request_id, s.item_id, s.clicked, s.row, "
         f"coalesce({user}, t.user, 0) AS user, "
-        f"coalesce({'s.ms' if 'time' in has or not raw.has_time else 'NULL'}, t.ms) AS ms, "
+        f"coalesce({'s.ms' if timed or not raw.has_time else 'NULL'}, t.ms) AS ms, "
         f"coalesce({'s.query' if 'query' in has else 'NULL'}, t.query)::VARCHAR AS query, "
         f"{'coalesce(s.place, 0)' if 'position' in has else '0'} AS position, "
         f"{text('logged') if 'source' not in has else 's.source'} AS source "
@@ -162,10 +166,11 @@ def number_requests(raw: Raw) -> pa.Table | None:
     number, texts = "0", ""
     if "query" in has or "query" in linked:
         number, texts = "coalesce(q.number, 0)", "LEFT JOIN query_map q ON q.query = r.query"
-    return work.arrow(
+    return partial(
+        work.reader,
         f"SELECT r.request, r.user, r.ms AS ts_ms, CAST({number} AS INTEGER) AS query, "
         "CAST(s.position AS SMALLINT) AS position, i.item, s.clicked AS label, s.source "
         "FROM shown_full s JOIN item_map i ON i.item_id = s.item_id "
         f"JOIN request_map r ON r.request_id = s.request_id AND r.user = s.user {texts} "
-        "WHERE s.ms IS NOT NULL ORDER BY r.request, s.position, s.row"
+        "WHERE s.ms IS NOT NULL ORDER BY r.request, s.position, s.row",
     )

@@ -13,19 +13,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from penchant.data.numbering import number_items, number_queries, number_requests, number_users
 from penchant.data.schema import SOURCES
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
-from penchant.data.sources.times import time_checks, timed_view
+from penchant.data.sources.times import time_checks, timed
 from penchant.data.split import define_splits
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store
 from penchant.data.summary import manifest_entries, print_summary
+from penchant.data.writer import Rows, write_store
 from penchant.errors import DataError, StoreError
 
 CLICKED = (
@@ -81,7 +82,7 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
                     impressions=impressions,
                     queries=queries,
                     has_time=raw.has_time,
-                    meta=manifest_entries(raw, events),
+                    meta=manifest_entries(raw),
                 )
                 step("splits")
                 define_splits(Store(temporary))
@@ -101,8 +102,8 @@ def _check(raw: Raw) -> None:
         Check(f"{c} is missing", f"{c} IS NULL", c, missing or "Every event needs a user_id and an item_id.")
         for c in ("user_id", "item_id")
     ]
-    timed_view(raw, raw.events, "events_ms", raw.has_time)
-    sift(raw, "events", "events_ms", [*present, *(time_checks() if raw.has_time else ())], "events_ok")
+    timed(raw, raw.events, "events_ms", raw.has_time)
+    sift(raw, "events", "events_ms", [*present, *(time_checks() if raw.has_time else ())], "events_ok", raw.events)
     if raw.work.value("SELECT count(*) FROM events_ok") == 0:
         why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "the file has no rows"
         samples = [s for r in raw.refused for s in r.samples][:1]
@@ -110,9 +111,11 @@ def _check(raw: Raw) -> None:
     if raw.impressions is None:
         return
     has = raw.work.types(raw.impressions)
-    timed_view(raw, raw.impressions, "shown_timed", raw.has_time and "time" in has)
     place = "TRY_CAST(position AS SMALLINT)" if "position" in has else "0"
-    raw.work.db.execute(f"CREATE VIEW shown_ms AS SELECT *, {place} AS place, {CLICKED} AS clicked FROM shown_timed")
+    raw.work.db.execute(
+        f"CREATE VIEW raw_placed AS SELECT *, {place} AS place, {CLICKED} AS clicked FROM {raw.impressions}"
+    )
+    timed(raw, "raw_placed", "shown_ms", raw.has_time and "time" in has)
     checks = [
         Check("request_id is missing", "request_id IS NULL", "request_id", "Every impression needs a request_id."),
         Check("item_id is missing", "item_id IS NULL", "item_id", "Every impression needs an item_id."),
@@ -126,10 +129,10 @@ def _check(raw: Raw) -> None:
         checks.append(Check("unknown source", f"source NOT IN ({allowed})", "source", f"One of {', '.join(SOURCES)}."))
     if raw.has_time and "time" in has:
         checks += time_checks()
-    sift(raw, "impressions", "shown_ms", checks, "shown_ok")
+    sift(raw, "impressions", "shown_ms", checks, "shown_ok", raw.impressions)
 
 
-def _events(raw: Raw) -> pa.Table:
+def _events(raw: Raw) -> Rows:
     """The events table, in the Store's order."""
     has = raw.work.types("events_ok")
     query, request, joins = "0", "0", ""
@@ -139,10 +142,11 @@ def _events(raw: Raw) -> pa.Table:
         request = "coalesce(r.request, 0)"
         joins += " LEFT JOIN request_map r ON r.request_id = e.request_id AND r.user = u.user"
     action = "coalesce(e.action, 'click')" if "action" in has else "'click'"
-    return raw.work.arrow(
+    return partial(
+        raw.work.reader,
         f"SELECT u.user, i.item, CAST({query} AS INTEGER) AS query, {action} AS action, e.ms AS ts_ms, "
         f"CAST({request} AS BIGINT) AS request, e.row FROM events_ok e JOIN user_map u USING (user_id) "
-        f"JOIN item_map i USING (item_id) {joins} ORDER BY u.user, e.ms, e.row"
+        f"JOIN item_map i USING (item_id) {joins} ORDER BY u.user, e.ms, e.row",
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,9 @@ RULES: dict[str, dict[str, Any]] = {
         "target": "successive",
     },
 }
+
+RANGES = 1 << 20
+"""Ranges of time that `nearest_quantiles` counts in."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +133,39 @@ def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
 def define_splits(store: Store) -> None:
     """Write the definitions that this Store's data allow to `splits/`."""
     (store.path / "splits").mkdir(exist_ok=True)
+    wanted = sorted({q for rule in RULES.values() for q in rule["quantiles"] or ()})
+    # The nearest event's own time, so that a cut is one of the log's and not between two.
+    cut_at = dict(zip(wanted, nearest_quantiles(store.event_ts_ms, wanted), strict=True)) if store.has_time else {}
     for name, rule in RULES.items():
         if rule["quantiles"] is not None and not store.has_time:
             continue
-        cuts = None
-        if rule["quantiles"] is not None:
-            # The nearest event's own time, so that the cut is one of the log's and not between two.
-            cuts = [int(c) for c in np.quantile(store.event_ts_ms, rule["quantiles"], method="nearest")]
+        cuts = None if rule["quantiles"] is None else [cut_at[q] for q in rule["quantiles"]]
         _write_definition(store, name, {"windows": list(rule["windows"]), "target": rule["target"], "cuts_ms": cuts})
+
+
+def nearest_quantiles(values: np.ndarray, quantiles: Sequence[float], block: int = 1 << 22) -> list[int]:
+    """`np.quantile(values, quantiles, method="nearest")` of int64 [N], N > 0, that may be mapped: a block at a time.
+
+    One pass counts the values in a million ranges, a second one gathers the few ranges that hold a quantile.
+    """
+    blocks = [values[i : i + block] for i in range(0, len(values), block)]
+    low, high = min(int(b.min()) for b in blocks), max(int(b.max()) for b in blocks)
+    size = (high - low) // RANGES + 1
+    counts = np.zeros(RANGES, dtype=np.int64)
+    for b in blocks:
+        counts += np.bincount((b - low) // size, minlength=RANGES)
+    upto = np.cumsum(counts)
+    ranks = [round(q * (len(values) - 1)) for q in quantiles]
+    holding = [int(np.searchsorted(upto, rank, side="right")) for rank in ranks]
+    inside: dict[int, list[np.ndarray]] = {r: [] for r in holding}
+    for b in blocks:
+        of = (b - low) // size
+        for r, parts in inside.items():
+            parts.append(b[of == r])
+    return [
+        int(np.sort(np.concatenate(inside[r]))[rank - upto[r] + counts[r]])
+        for rank, r in zip(ranks, holding, strict=True)
+    ]
 
 
 def _write_definition(store: Store, name: str, definition: dict[str, Any]) -> None:

@@ -30,8 +30,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +37,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penchant.data import schema
@@ -274,144 +271,3 @@ class Store:
                     where=self.path / name,
                     fix="Prepare it again.",
                 )
-
-
-def write_store(
-    out: str | Path,
-    *,
-    name: str,
-    items: pa.Table,
-    users: pa.Table,
-    events: pa.Table,
-    impressions: pa.Table | None = None,
-    queries: pa.Table | None = None,
-    has_time: bool = True,
-    meta: Mapping[str, Any] | None = None,
-) -> Store:
-    """Write dense, sorted tables (`schema.TABLES`) as a Store: to a temporary folder beside `out`, then renamed.
-
-    Args:
-        meta: kept in the manifest as it is: source, view, refused rows, notes.
-
-    Raises:
-        StoreError: `out` exists.
-        ValueError: a table is not dense or not sorted as its schema says (the preparing code is wrong, not the user).
-    """
-    out = Path(out)
-    if out.exists():
-        raise StoreError("already exists", where=out, fix="Choose another --out, or remove it first.")
-    tables = {
-        "items": _conform(items, "items"),
-        "users": _conform(users, "users"),
-        "events": _conform(events, "events"),
-        "impressions": _conform(impressions or schema.IMPRESSIONS.empty_table(), "impressions"),
-        "queries": _conform(queries or schema.QUERIES.empty_table(), "queries"),
-    }
-    arrays = _arrays(tables)
-    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        (temporary / "arrays").mkdir(parents=True)
-        (temporary / "splits").mkdir()
-        for key, table in tables.items():
-            pq.write_table(table, temporary / f"{key}.parquet", compression="zstd")
-        for key, array in arrays.items():
-            np.save(temporary / "arrays" / f"{key}.npy", array)
-        files = {
-            str(path.relative_to(temporary)): {"sha256": sha256(path), "bytes": path.stat().st_size}
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        }
-        counts = {key: table.num_rows for key, table in tables.items()}
-        counts["requests"] = len(arrays["request_indptr"]) - 1
-        counts["categories"] = int(arrays["item_category"].max(initial=0))
-        # Of the arrays, not of the Parquet bytes: those change with the library's version, the content does not. What
-        # is in neither the arrays nor the five texts below is not covered; the module's docstring lists it.
-        content = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
-        content["item_id"] = fingerprint(tables["items"]["item_id"].to_pylist())
-        content["text"] = fingerprint([tables["items"]["title"].to_pylist(), tables["items"]["text"].to_pylist()])
-        content["user_id"] = fingerprint(tables["users"]["user_id"].to_pylist())
-        if tables["queries"].num_rows:
-            content["query"] = fingerprint(tables["queries"]["text"].to_pylist())
-        write_json(
-            temporary / MANIFEST,
-            {
-                "format": schema.FORMAT,
-                "name": name,
-                "fingerprint": fingerprint(content),
-                "counts": counts,
-                "has_time": has_time,
-                "files": files,
-                **(meta or {}),
-            },
-        )
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return Store(out)
-
-
-def _conform(table: pa.Table, name: str) -> pa.Table:
-    """Columns of the schema first and in its order and types, the source's own after them."""
-    wanted = schema.TABLES[name]
-    columns = {}
-    for field in wanted:
-        if field.name in table.column_names:
-            columns[field.name] = table[field.name].cast(field.type)
-        elif field.nullable:
-            columns[field.name] = pa.nulls(table.num_rows, field.type)
-        else:
-            raise ValueError(f"table {name} lacks column {field.name}")
-    extra = {c: table[c] for c in table.column_names if c not in columns}
-    return pa.table({**columns, **extra})
-
-
-def _arrays(tables: Mapping[str, pa.Table]) -> dict[str, np.ndarray]:
-    items, users, events, shown = (tables[k] for k in ("items", "users", "events", "impressions"))
-
-    def column(table: pa.Table, key: str) -> np.ndarray:
-        return table[key].to_numpy()
-
-    for key, table in (("item", items), ("user", users)):
-        if not np.array_equal(column(table, key), np.arange(1, table.num_rows + 1)):
-            raise ValueError(f"{key} must run 1..{table.num_rows}")
-    user, ts, row = column(events, "user"), column(events, "ts_ms"), column(events, "row")
-    if events.num_rows:
-        if user.min() < 1 or user.max() > users.num_rows or _outside(events["item"], items.num_rows):
-            raise ValueError("an event's user or item is not in its table")
-        later = (np.diff(user) > 0) | (
-            (np.diff(user) == 0) & ((np.diff(ts) > 0) | ((np.diff(ts) == 0) & (np.diff(row) > 0)))
-        )
-        if not later.all():
-            raise ValueError("events are not sorted by (user, ts_ms, row)")
-    request = column(shown, "request")
-    starts = np.flatnonzero(np.diff(request, prepend=0))
-    if not np.array_equal(request[starts], np.arange(1, len(starts) + 1)) or _outside(shown["item"], items.num_rows):
-        raise ValueError("impressions are not grouped by request 1..R, or show an unknown item")
-
-    def of_request(key: str, dtype: type) -> np.ndarray:
-        return np.concatenate([[0], column(shown, key)[starts]]).astype(dtype)
-
-    return {
-        "user_indptr": np.concatenate([[0], np.cumsum(np.bincount(user, minlength=users.num_rows + 1))]).astype(
-            np.int64
-        ),
-        "event_item": column(events, "item").astype(np.int32),
-        "event_ts_ms": ts.astype(np.int64),
-        "event_query": column(events, "query").astype(np.int32),
-        "item_category": np.concatenate([[0], column(items, "category")]).astype(np.int32),
-        "request_indptr": np.concatenate([starts, [len(request)]]).astype(np.int64),
-        "request_user": of_request("user", np.int32),
-        "request_ts_ms": of_request("ts_ms", np.int64),
-        "request_query": of_request("query", np.int32),
-        "impression_item": column(shown, "item").astype(np.int32),
-        "impression_label": column(shown, "label").astype(np.int8),
-    }
-
-
-def _outside(column: pa.ChunkedArray, size: int) -> bool:
-    if not len(column):
-        return False
-    low, high = pc.call_function("min_max", [column]).as_py().values()
-    return low < 1 or high > size

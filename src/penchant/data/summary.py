@@ -6,8 +6,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,16 +14,11 @@ from penchant.data.sources.raw import Raw
 from penchant.data.store import Store
 
 
-def manifest_entries(raw: Raw, events: pa.Table) -> dict[str, Any]:
-    """What the manifest keeps of where the data came from: source, view, times, history lengths, refusals, notes."""
-    lengths = np.bincount(events["user"].to_numpy())[1:]
-    quantiles = np.quantile(lengths[lengths > 0], (0, 0.25, 0.5, 0.75, 1), method="nearest")
-    times = events["ts_ms"].to_numpy()
+def manifest_entries(raw: Raw) -> dict[str, Any]:
+    """What the manifest keeps of where the data came from: source, view, refusals, notes."""
     return {
         "source": raw.source,
         "view": raw.view,
-        "time_range_ms": [int(times.min()), int(times.max())] if raw.has_time else None,
-        "history_length_quartiles": [int(q) for q in quantiles],
         "refused": [asdict(r) for r in raw.refused],
         "notes": raw.notes,
     }

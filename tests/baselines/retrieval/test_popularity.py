@@ -11,7 +11,8 @@ import pytest
 
 from penchant.baselines.retrieval.popularity import DAY_MS, Popularity, PopularityConfig, recent_rows
 from penchant.data.split import RULES, define_splits, load_split
-from penchant.data.store import Store, write_store
+from penchant.data.store import Store
+from penchant.data.writer import write_store
 from penchant.errors import ConfigError
 from penchant.models import Sizes
 from tests.checkerboard import requests_of

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from penchant.data.sources.formats import Opened, choices
-from penchant.data.sources.raw import Workspace
+from penchant.data.sources.raw import Workspace, text
 from penchant.errors import DataError
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -112,5 +112,6 @@ def id_sql(work: Workspace, table: Opened, column: str) -> str:
             whole = f"{value} = floor({value}) AND abs({value}) < 1e15"
             value = f"CASE WHEN {whole} THEN CAST(CAST({value} AS BIGINT) AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
     cleaned = f"trim(CAST({value} AS VARCHAR))"
-    none = ", ".join("'" + n + "'" for n in NO_ID)
-    return f"CASE WHEN lower({cleaned}) NOT IN ({none}) THEN {cleaned} END"
+    # Not `NOT IN`: DuckDB makes a join of it, which is done even where nobody reads the column.
+    none = " ".join(f"WHEN {text(n)} THEN NULL" for n in NO_ID)
+    return f"CASE lower({cleaned}) {none} ELSE {cleaned} END"

@@ -154,10 +154,11 @@ def _encoding(path: Path) -> str:
     """
     foreign = False
     with path.open("rb") as file:
-        while block := file.readlines(1 << 22):
-            if b"".join(block).isascii():
+        while block := file.read(1 << 22):
+            block += file.readline()
+            if block.isascii():
                 continue
-            for line in block:
+            for line in block.splitlines():
                 try:
                     if not line.isascii() and line.decode():
                         return "utf-8"

@@ -56,6 +56,10 @@ class Workspace:
         """The result of a query as an Arrow table."""
         return self.db.sql(query).to_arrow_table()
 
+    def reader(self, query: str) -> pa.RecordBatchReader:
+        """The result of a long query over tables of the workspace, a million rows at a time."""
+        return self.db.cursor().sql(query).to_arrow_reader(1 << 20)
+
     def rows(self, query: str) -> list[tuple]:
         """The result of a (small) query."""
         return self.db.execute(query).fetchall()
@@ -136,10 +140,13 @@ class Check:
     fix: str
 
 
-def sift(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str) -> None:
+def sift(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str, shown: str | None = None) -> None:
     """Create view `into` of the rows of `table` (a table or view with `row`) that pass; refuse the others.
 
     Each refused row counts once, under the first check it fails. Refusals are appended to `raw.refused`.
+
+    Args:
+        shown: where the values of refused rows are shown from, by `row`; `table` if None.
     """
     work = raw.work
     why = "CASE " + " ".join(f"WHEN {c.condition} THEN {i}" for i, c in enumerate(checks)) + " END"
@@ -151,11 +158,12 @@ def sift(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str) ->
         check = checks[number]
         sample = f"SELECT row FROM {into}_refused WHERE why = {number} ORDER BY row LIMIT {SAMPLES}"
         first = work.rows(
-            f"SELECT row, CAST({check.column} AS VARCHAR) FROM {table} SEMI JOIN ({sample}) USING (row) ORDER BY row"
+            f"SELECT row, CAST({check.column} AS VARCHAR) FROM {shown or table} SEMI JOIN ({sample}) USING (row) "
+            "ORDER BY row"
         )
         places = raw.places(kind, [row for row, _ in first])
-        shown = tuple(f"{place}: {check.column} = {value!r}" for place, (_, value) in zip(places, first, strict=True))
-        raw.refused.append(Refused(check.reason, count, shown, check.fix))
+        samples = tuple(f"{place}: {check.column} = {value!r}" for place, (_, value) in zip(places, first, strict=True))
+        raw.refused.append(Refused(check.reason, count, samples, check.fix))
     work.db.execute(
         f"CREATE VIEW {into} AS SELECT * FROM {table}" + (f" ANTI JOIN {into}_refused USING (row)" if counts else "")
     )

@@ -11,6 +11,10 @@ UNITS = (("seconds", 1e11, 1e3), ("milliseconds", 1e14, 1.0), ("microseconds", 1
 """Unit, what the column's median is under, milliseconds in it."""
 
 
+TOLD_BY = 1_000_000
+"""The unit is told from this many rows, evenly spread."""
+
+
 def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
     """SQL for the milliseconds of column `time` of a table, NULL where it is no time; and its unit.
 
@@ -20,8 +24,10 @@ def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
     if kind.startswith("TIMESTAMP") or kind == "DATE":
         return "epoch_ms(TRY_CAST(time AS TIMESTAMPTZ))", "timestamps (UTC where they have no zone)"
     number = "TRY_CAST(time AS DOUBLE)"
+    every = 1 + work.value(f"SELECT count(*) FROM {table}") // TOLD_BY
     numeric, given, middle = work.rows(
-        f"SELECT count({number}), count(time), median(abs({number})) FILTER (isfinite({number})) FROM {table}"
+        f"SELECT count({number}), count(time), median(abs({number})) FILTER (isfinite({number})) FROM {table} "
+        f"WHERE row % {every} = 0"
     )[0]
     if 2 * numeric < given:
         return "epoch_ms(TRY_CAST(time AS TIMESTAMPTZ))", "ISO 8601 text (UTC where it has no zone)"
@@ -31,20 +37,26 @@ def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
     return f"CAST(round(greatest(least({number} * {factor}, 1e17), -1e17)) AS BIGINT)", unit
 
 
-def timed_view(raw: Raw, table: str, view: str, has_time: bool) -> None:
-    """Create a view of `table` with `ms`: the time, or the row's number where there is only an order."""
-    expression = "row"
+def timed(raw: Raw, table: str, into: str, has_time: bool) -> None:
+    """Create table `into` of `table` with `ms` for `time`: the time, or the row's number where there is only an order.
+
+    `has_time` is false where no time was given. A table and not a view, as all that follows reads it several times.
+    """
+    expression, given, left_out = "row", "true", ""
     if has_time:
         expression, unit = ms_sql(raw.work, table)
+        given, left_out = "time IS NOT NULL", " EXCLUDE (time)"
         raw.notes.append(f"Times of {table.removeprefix('raw_')} were read as {unit}.")
-    raw.work.db.execute(f"CREATE VIEW {view} AS SELECT *, {expression} AS ms FROM {table}")
+    raw.work.db.execute(
+        f"CREATE TABLE {into} AS SELECT *{left_out}, {expression} AS ms, {given} AS has_time FROM {table}"
+    )
 
 
 def time_checks() -> list[Check]:
     """What `ms` must satisfy."""
     fix = "Write seconds or milliseconds since 1970, or ISO 8601 text."
     return [
-        Check("time is missing", "time IS NULL", "time", "Every row needs a time."),
+        Check("time is missing", "NOT has_time", "time", "Every row needs a time."),
         Check("time is not understood", "ms IS NULL", "time", fix),
         Check("time is before 1990 or after 2100", f"ms < {FIRST_MS} OR ms >= {LAST_MS}", "time", "Is its unit right?"),
     ]
