@@ -5,13 +5,17 @@ The large tables live in a DuckDB workspace on disk, so that twenty million rows
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+
+from penchant.errors import DataError
 
 SAMPLES = 3
 """How many refused rows of each reason are shown."""
@@ -159,6 +163,45 @@ def sift(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str) ->
     work.db.execute(
         f"CREATE VIEW {into} AS SELECT * FROM {table}" + (f" ANTI JOIN {into}_refused USING (row)" if counts else "")
     )
+
+
+def category_queries(raw: Raw) -> None:
+    """Give every event a pseudo-query: the words of its item's category path, as papers on product search do.
+
+    "Hair Care > Hair Styling, Women's" becomes "hair care hair styling women's": small letters, levels joined, no
+    punctuation, a word that follows itself once. Events of items without a category get no query.
+
+    Raises:
+        DataError: no item has a category, or the data has queries or impressions of its own.
+    """
+    where = "--category-queries"
+    if "query" in raw.work.types(raw.events):
+        raise DataError("the events have queries of their own", where=where, fix="Leave it out.")
+    if raw.impressions is not None:
+        what = "impressions were given, and a request's query would be told from what was clicked in it"
+        raise DataError(what, where=where, fix="Leave out the one or the other.")
+    listed = raw.items if raw.items is not None else pa.table({"item_id": []})
+    paths = next((listed[c].to_pylist() for c in ("category_path", "category") if c in listed.column_names), [])
+    texts = [query_words(path) if path else None for path in paths]
+    without = texts.count(None)
+    if without == len(texts):
+        raise DataError("no item has a category", where=where, fix="Give a catalogue with categories, or leave it out.")
+    raw.work.load("category_query", pa.table({"item_id": listed["item_id"], "query": pa.array(texts, pa.string())}))
+    raw.work.db.execute(
+        f"CREATE VIEW events_queried AS SELECT e.*, q.query FROM {raw.events} e LEFT JOIN "
+        "(SELECT item_id, first(query) AS query FROM category_query GROUP BY item_id) q USING (item_id)"
+    )
+    raw.events = "events_queried"
+    raw.notes.append(
+        "Queries are pseudo-queries, the category words of the very item that was chosen: they tell its category. "
+        f"{without:,} of {len(texts):,} items have no category, and events on them no query."
+    )
+
+
+def query_words(path: str) -> str | None:
+    """The words of a category path, as a pseudo-query; None if it has none."""
+    words = re.findall(r"[^\W_]+(?:['’][^\W_]+)*", path.lower())
+    return " ".join(word for word, _ in groupby(words)) or None
 
 
 def text(value: object) -> str:
