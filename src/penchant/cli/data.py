@@ -21,6 +21,9 @@ S = TypeVar("S")
 SOURCES: dict[str, tuple[str, str]] = {
     "movielens": ("MovieLens", "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest"),
     "table": ("Table", "your own logs: CSV, Parquet, Arrow or JSON lines"),
+    "taobao": ("Taobao", "Taobao's user behaviour (Tianchi 649): clicks, favourites, carts, purchases"),
+    "sequences": ("Sequences", "a line of items a user, as papers publish them: Beauty, Yelp"),
+    "mind-news": ("MindNews", "Microsoft's news (MIND): what was shown, what was clicked"),
 }
 """Source -> (its options, a dataclass of `penchant.data.sources.<source>` beside `read(options)`; what it reads)."""
 

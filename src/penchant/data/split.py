@@ -129,13 +129,16 @@ def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
 def define_splits(store: Store) -> None:
     """Write the definitions that this Store's data allow to `splits/`."""
     (store.path / "splits").mkdir(exist_ok=True)
+    times = store.event_ts_ms
+    since = store.manifest.get("dated_from_ms")
+    dated = times if since is None else times[times >= since]
     for name, rule in RULES.items():
         if rule["quantiles"] is not None and not store.has_time:
             continue
         cuts = None
         if rule["quantiles"] is not None:
             # The nearest event's own time, so that the cut is one of the log's and not between two.
-            cuts = [int(c) for c in np.quantile(store.event_ts_ms, rule["quantiles"], method="nearest")]
+            cuts = [int(c) for c in np.quantile(dated, rule["quantiles"], method="nearest")]
         _write_definition(store, name, {"windows": list(rule["windows"]), "target": rule["target"], "cuts_ms": cuts})
 
 

@@ -25,6 +25,7 @@ def manifest_entries(raw: Raw, events: pa.Table) -> dict[str, Any]:
         "source": raw.source,
         "view": raw.view,
         "time_range_ms": [int(times.min()), int(times.max())] if raw.has_time else None,
+        "dated_from_ms": raw.dated_from_ms,
         "history_length_quartiles": [int(q) for q in quantiles],
         "refused": [asdict(r) for r in raw.refused],
         "notes": raw.notes,

@@ -89,7 +89,8 @@ class Raw:
         name: the data's name in result files: "ml-1m-liked".
         source: which source read it: "movielens".
         work: the workspace that holds the large tables under the names given here.
-        events: table with user_id, item_id and row; time, action, query, request_id where known.
+        events: table with user_id, item_id and row; time, action, query, request_id where known. Without times,
+            elapsed_ms (since the user's first event) where that is known.
             `row` numbers the source's rows in their order; `time` is text, a number or a timestamp.
         impressions: table with request_id, item_id, label and row; user_id, time, query, position, source where known.
             A request is the rows of one (user_id, request_id). None where nothing was logged.
@@ -97,6 +98,7 @@ class Raw:
             None where there is no catalogue.
         users: user_id and profile columns.
         has_time: False where the rows have an order but no time.
+        dated_from_ms: events before this are in their order, but their times are not known and decide no split.
         locate: for each table ("events", "impressions", "items", "users"), names the places of its rows.
         view: which reading of the source this is, where it has several.
         refused: rows the source could not read at all.
@@ -111,6 +113,7 @@ class Raw:
     items: pa.Table | None = None
     users: pa.Table | None = None
     has_time: bool = True
+    dated_from_ms: int | None = None
     locate: dict[str, Locate] = field(default_factory=dict)
     view: str | None = None
     refused: list[Refused] = field(default_factory=list)

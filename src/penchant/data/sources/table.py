@@ -19,7 +19,7 @@ from penchant.errors import DataError
 
 @dataclass(frozen=True)
 class Table:
-    """Your own logs, as CSV, TSV, Parquet, Arrow or JSON lines, plain or .gz, .zst, .xz.
+    """Your own logs, as CSV, TSV, Parquet, Arrow or JSON lines, plain or .gz, .zst, .xz, .zip.
 
     Example: penchant prepare table --events clicks.csv.gz --items products.parquet --columns user_id=customer
     timestamp=when --out stores/shop

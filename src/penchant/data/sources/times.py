@@ -32,8 +32,8 @@ def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
 
 
 def timed_view(raw: Raw, table: str, view: str, has_time: bool) -> None:
-    """Create a view of `table` with `ms`: the time, or the row's number where there is only an order."""
-    expression = "row"
+    """Create a view of `table` with `ms`: the time; without one, what elapsed, or the row's number for its order."""
+    expression = "elapsed_ms" if "elapsed_ms" in raw.work.types(table) else "row"
     if has_time:
         expression, unit = ms_sql(raw.work, table)
         raw.notes.append(f"Times of {table.removeprefix('raw_')} were read as {unit}.")
