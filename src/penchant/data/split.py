@@ -133,7 +133,7 @@ def define_splits(store: Store) -> None:
     since = store.manifest.get("dated_from_ms")
     dated = times if since is None else times[times >= since]
     for name, rule in RULES.items():
-        if rule["quantiles"] is not None and not store.has_time:
+        if rule["quantiles"] is not None and not (store.has_time and len(dated)):
             continue
         cuts = None
         if rule["quantiles"] is not None:

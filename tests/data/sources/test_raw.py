@@ -1,7 +1,8 @@
-"""Pseudo-queries of category paths."""
+"""Pseudo-queries of category paths; the documents' example of a source."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from penchant.data.prepare import prepare
 from penchant.data.sources.raw import category_queries, query_words
 from penchant.data.sources.table import Table, from_tables, read
 from penchant.errors import DataError
+from tests.markdown import Document
 
 QUIET = Console(quiet=True)
 DAY = 1_704_067_200  # 2024-01-01, in seconds
@@ -84,3 +86,17 @@ def test_a_table_has_the_option(tmp_path: Path) -> None:
     options = Table(events=tmp_path / "log.csv", items=tmp_path / "items.csv", category_queries=True)
     store = prepare(read(options), tmp_path / "store", console=QUIET)
     assert store.table("queries")["text"].to_pylist() == ["wear hats"]
+
+
+def test_the_documents_example_of_a_source_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Document.read(Path(__file__).parents[3] / "docs" / "data.md")
+    (code,) = [code for language, code in page.blocks if language == "python"]
+    (tmp_path / "loans.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = import_module("loans")
+    (tmp_path / "loans.txt").write_text("ann;7;A1;2024-05-01\nbob;7\nbob;8;B2;2024-05-02\n")
+    store = prepare(source.read(source.Loans(tmp_path / "loans.txt")), tmp_path / "store", console=QUIET)
+    assert store.item_ids == ["", "7", "8"]
+    assert store.table("items")["category_path"].to_pylist() == ["A1", "B2"]
+    assert store.table("events")["action"].to_pylist() == ["borrow", "borrow"]
+    assert store.manifest["refused"][0]["samples"] == ["loans.txt line 2: 'bob;7'"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from penchant.data.sources.formats import plain_file
 from penchant.data.sources.raw import Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, by_line, read_delimited, spread_words
+from penchant.data.sources.times import FIRST_MS
 
 BEHAVIORS = ["request_id", "user_id", "time", "history", "impressions"]
 NEWS = ["item_id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities"]
@@ -38,7 +39,8 @@ def read(options: MindNews) -> Raw:
     refused, locate = read_delimited(work, plain, "behaviors_text", BEHAVIORS, TABS, options.behaviors.name)
     raw = Raw(name="mind", source="mind-news", work=work, impressions="raw_shown", refused=refused)
     work.db.execute(
-        "CREATE VIEW behaviors_timed AS SELECT *, try_strptime(time, '%m/%d/%Y %I:%M:%S %p') AS shown_at FROM behaviors_text"
+        "CREATE VIEW behaviors_timed AS SELECT *, try_strptime(time, '%m/%d/%Y %I:%M:%S %p') AS shown_at "
+        "FROM behaviors_text"
     )
     raw.locate = {"behaviors": locate}
     check = Check("time is not understood", "shown_at IS NULL", "time", "MIND writes 11/15/2019 8:55:22 AM.")
@@ -75,7 +77,7 @@ def _events(raw: Raw) -> None:
     )
     work.db.execute("CREATE VIEW histories AS SELECT b.* FROM behaviors b SEMI JOIN first_rows USING (row)")
     spread_words(work, "histories", "regexp_extract_all(history, '\\S+')", "earlier", raw.locate["behaviors"])
-    begin = "(SELECT min(shown_at) FROM behaviors)"
+    begin = f"(SELECT min(shown_at) FROM behaviors WHERE epoch_ms(shown_at) >= {FIRST_MS})"
     back = "max(place) OVER (PARTITION BY e.line) - place + 1"
     work.db.execute(
         "CREATE TABLE raw_events AS SELECT row_number() OVER (ORDER BY logged, row) AS row, * EXCLUDE (row, logged) "
@@ -84,7 +86,7 @@ def _events(raw: Raw) -> None:
         "UNION ALL SELECT 1, row, line, user_id, item_id, request_id, time FROM raw_shown WHERE label = '1')"
     )
     raw.locate["events"] = by_line(work, "raw_events", raw.locate["behaviors"])
-    raw.dated_from_ms = work.value("SELECT epoch_ms(min(shown_at)) FROM behaviors")
+    (raw.dated_from_ms,) = work.rows(f"SELECT epoch_ms({begin})")[0]
     earlier, users = work.rows("SELECT count(*), count(DISTINCT line) FROM earlier")[0]
     if earlier:
         raw.notes.append(

@@ -195,10 +195,9 @@ def category_queries(raw: Raw) -> None:
         "(SELECT item_id, first(query) AS query FROM category_query GROUP BY item_id) q USING (item_id)"
     )
     raw.events = "events_queried"
-    raw.notes.append(
-        "Queries are pseudo-queries, the category words of the very item that was chosen: they tell its category. "
-        f"{without:,} of {len(texts):,} items have no category, and events on them no query."
-    )
+    raw.notes.append("Queries are pseudo-queries, the category words of the very item that was chosen.")
+    if without:
+        raw.notes.append(f"{without:,} of {len(texts):,} items have no category, and events on them no query.")
 
 
 def query_words(path: str) -> str | None:

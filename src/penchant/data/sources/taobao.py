@@ -8,6 +8,7 @@ from pathlib import Path
 from penchant.data.sources.formats import plain_file
 from penchant.data.sources.raw import Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, read_delimited
+from penchant.data.sources.times import FIRST_MS
 
 ACTIONS = {"pv": "click", "fav": "fav", "cart": "cart", "buy": "buy"}
 """Behaviour, as the file names it -> action of the Store."""
@@ -64,11 +65,14 @@ def read(options: Taobao) -> Raw:
         "CREATE TABLE catalogue AS SELECT item_id, min(row) AS first, arg_min(category, row) AS category, "
         "count(DISTINCT category) AS categories FROM behaviours WHERE item_id IS NOT NULL GROUP BY item_id"
     )
-    raw.items = work.arrow("SELECT item_id, category FROM catalogue ORDER BY first")
+    raw.items = items = work.arrow("SELECT item_id, category FROM catalogue ORDER BY first")
     several = work.value("SELECT count(*) FROM catalogue WHERE categories > 1")
     if several:
-        raw.notes.append(f"{several:,} items have rows of different categories; the first one is taken.")
-    early = work.value(f"SELECT count(*) FROM behaviours WHERE TRY_CAST(time AS DOUBLE) < {START_S}")
+        raw.notes.append(
+            f"Rows disagree on the category of {several:,} of {items.num_rows:,} items; the first row's is taken."
+        )
+    before = f"TRY_CAST(time AS DOUBLE) >= {FIRST_MS // 1000} AND TRY_CAST(time AS DOUBLE) < {START_S}"
+    early = work.value(f"SELECT count(*) FROM behaviours WHERE {before}")
     if early:
         raw.notes.append(f"{early:,} rows are dated before the collection began on 25 November 2017.")
     return raw
