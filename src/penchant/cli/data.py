@@ -19,6 +19,8 @@ from penchant.errors import StoreError
 
 S = TypeVar("S")
 SOURCES: dict[str, tuple[str, str]] = {
+    "amazon": ("Amazon", "Amazon reviews and products: the releases of 2014, 2018 and 2023"),
+    "kuairand": ("KuaiRand", "KuaiRand's logs of videos shown: Pure, 1K, 27K"),
     "movielens": ("MovieLens", "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest"),
     "table": ("Table", "your own logs: CSV, Parquet, Arrow or JSON lines"),
     "taobao": ("Taobao", "Taobao's user behaviour (Tianchi 649): clicks, favourites, carts, purchases"),

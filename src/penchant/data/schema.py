@@ -14,8 +14,9 @@ import pyarrow as pa
 FORMAT = 1
 """Version of the Store's layout; a Store of another version is refused."""
 
-SOURCES = ("logged", "rated_low", "synthetic", "random")
-"""Where a non-click comes from: shown and not clicked; rated low (a proxy); generated; drawn at random."""
+SOURCES = ("logged", "logged_random", "rated_low", "synthetic", "random")
+"""Where a non-click comes from: shown and not clicked; the same, of items that were shown at random; rated low (a
+proxy); generated; drawn at random, and perhaps never shown."""
 
 ITEMS = pa.schema(
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from penchant.data.sources.raw import Check, Raw, Workspace
+from collections.abc import Sequence
+
+from penchant.data.sources.raw import Check, Raw, Workspace, sift
 
 FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
 """1990 and 2100: a time outside is a broken clock or a misread unit."""
@@ -48,3 +50,15 @@ def time_checks() -> list[Check]:
         Check("time is not understood", "ms IS NULL", "time", fix),
         Check("time is before 1990 or after 2100", f"ms < {FIRST_MS} OR ms >= {LAST_MS}", "time", "Is its unit right?"),
     ]
+
+
+def sift_log(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str) -> None:
+    """Sift a log with user_id, item_id and time at its source, for one that counts or chooses among the good rows.
+
+    View `into` has their `ms` beside the columns of `table`; refusals are appended to `raw.refused`.
+    """
+    expression, _ = ms_sql(raw.work, table)
+    raw.work.db.execute(f"CREATE VIEW {table}_ms AS SELECT *, {expression} AS ms FROM {table}")
+    fix = "Every row needs a user, an item and a time."
+    present = [Check(f"{c} is missing", f"{c} IS NULL", c, fix) for c in ("user_id", "item_id")]
+    sift(raw, kind, f"{table}_ms", [*present, *checks, *time_checks()], into)
