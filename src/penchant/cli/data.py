@@ -47,6 +47,8 @@ class Prepare(Generic[S]):
 
     $ penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
     $ penchant prepare movielens --path ml-1m.zip --posters posters.zip --view liked --out stores/ml-1m-liked
+    $ penchant prepare amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out stores/beauty
+    $ penchant prepare kuairand --path KuaiRand-Pure --tab 1 --out stores/kuairand-pure
     $ penchant prepare table --events clicks.csv.gz --items catalogue.parquet --out stores/shop
     $ penchant prepare table --events log.csv --columns user_id=customer timestamp=when --out stores/shop
     """

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from penchant.data.prepare import prepare
 from penchant.data.sources.amazon import CORE, Amazon, read
-from penchant.data.sources.amazon_products import LONGEST
+from penchant.data.sources.amazon_products import LONGEST, LONGEST_LITERAL
 from penchant.data.store import Store
 from penchant.errors import ConfigError, DataError
 
@@ -153,7 +153,7 @@ def test_every_release_and_its_ratings_give_the_same_events(
     assert store.num_requests == 0
     assert store.manifest["refused"] == []
     label = files[release][0] + ".gz" * zipped
-    assert f"{label} was read as reviews of {release}, by its keys." in store.manifest["notes"]
+    assert f"{label} was read as reviews of {release}, told from its content." in store.manifest["notes"]
     assert store.name == f"amazon-{release}-{'Home_5' if '_5' in label else 'Home'}-all"
 
 
@@ -242,6 +242,7 @@ def test_a_review_without_a_parent_is_of_its_product(tmp_path: Path) -> None:
         "null",
         "1",
         "{'a': '\x00'}",
+        "{'asin': 'B', 'title': '" + "x" * LONGEST_LITERAL + "'}",
     ],
 )
 def test_a_line_that_is_no_product_is_refused_and_never_run(line: str, tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_what_is_of_no_release_is_said_with_what_was_found(tmp_path: Path) -> No
         "reviews.json": (REVIEW_FILES["2023"][1], r"reviews\.json: not Amazon's metadata: found asin, .*user_id"),
         "other.json": ('{"sku": 1}\n', r"other\.json: not Amazon's metadata: found sku\. A product has asin"),
         "text.json": ("hello\n", r"text\.json: not Amazon's metadata: found text\.json line 1: "),
-        "long.json": ("x" * (LONGEST + 1), r"long\.json line 1: over 1,000,000 bytes long\. Each line is"),
+        "long.json": ("x" * (LONGEST + 1), r"long\.json line 1: over 10,000,000 bytes long\. Each line is"),
     }
     for name, (content, message) in wrong.items():
         with pytest.raises(DataError, match=message):

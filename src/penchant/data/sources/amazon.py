@@ -1,6 +1,6 @@
 """Amazon reviews as the McAuley lab publishes them: the releases of 2014, 2018 and 2023.
 
-The release is told from the keys, not from the file's name.
+The release is told from the keys, or the order of the values, and not from the file's name.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def read(options: Amazon) -> Raw:
         locate={"events": reviews.locate, "impressions": reviews.locate},
         view=options.view,
         refused=reviews.refused,
-        notes=[f"{reviews.label} was read as reviews of {release}, by its keys.", *reviews.notes],
+        notes=[f"{reviews.label} was read as reviews of {release}, told from its content.", *reviews.notes],
     )
     check = Check("rating is not a number", "stars IS NULL OR isnan(stars)", "rating", "Ratings run from 1 to 5.")
     sift_log(raw, "events", "reviews_read", [check], "reviews_good")
@@ -132,8 +132,8 @@ def _load_ratings(work: Workspace, reviews: Opened) -> str:
 def _select(work: Workspace, reviews: Opened, fields: list[str], where: str) -> None:
     user, product, rating, time = fields
     work.db.execute(
-        f"CREATE TABLE reviews_read AS SELECT row, nullif(trim({user}), '') AS user_id, "
-        f"nullif(trim({product}), '') AS item_id, {rating} AS rating, {time} AS time, "
+        f"CREATE TABLE reviews_read AS SELECT row, nullif(trim(CAST({user} AS VARCHAR)), '') AS user_id, "
+        f"nullif(trim(CAST({product} AS VARCHAR)), '') AS item_id, {rating} AS rating, {time} AS time, "
         f"TRY_CAST({rating} AS FLOAT) AS stars FROM {reviews.table} WHERE {where}"
     )
 

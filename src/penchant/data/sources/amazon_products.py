@@ -17,9 +17,11 @@ from penchant.data.sources.images import load_images
 from penchant.data.sources.raw import SAMPLES, Raw, Refused
 from penchant.errors import DataError
 
-LONGEST = 1_000_000
-"""Bytes of a line. Products have some thousand; a longer line is no product, and reading one as a Python literal takes
-some hundred times its size in memory."""
+LONGEST = 10_000_000
+"""Bytes of a line. Products have some thousand: a file with a longer line has not one product a line."""
+
+LONGEST_LITERAL = 200_000
+"""Bytes of a line that is read as a Python literal, which can take a thousand times as much memory."""
 
 COLUMNS = {
     "item_id": pa.string(),
@@ -116,7 +118,7 @@ def _parse(line: bytes) -> dict[str, Any] | str:
         record = json.loads(content)
     except (ValueError, RecursionError):
         try:
-            record = ast.literal_eval(content)
+            record = ast.literal_eval(content) if len(line) <= LONGEST_LITERAL else None
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             record = None
     return record if isinstance(record, dict) else "neither a JSON object nor a Python literal of one"
