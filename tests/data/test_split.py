@@ -258,12 +258,16 @@ def test_an_equal_split_is_not_written_again_and_a_failed_write_leaves_the_old_o
 @given(
     st.lists(st.integers(-(2**45), 2**45) | st.sampled_from([7, 8]), min_size=1, max_size=60),
     st.lists(st.floats(0, 1), min_size=1, max_size=3),
+    st.none() | st.integers(-9, 9),
     st.integers(1, 9),
 )
-def test_quantiles_by_blocks_are_numpys(values: list[int], quantiles: list[float], block: int) -> None:
+def test_quantiles_by_blocks_are_numpys(
+    values: list[int], quantiles: list[float], since: int | None, block: int
+) -> None:
     array = np.array(values, dtype=np.int64)
-    expected = np.quantile(array, quantiles, method="nearest")
-    assert nearest_quantiles(array, quantiles, block) == expected.tolist()
+    kept = array if since is None else array[array >= since]
+    expected = np.quantile(kept, quantiles, method="nearest").tolist() if len(kept) else []
+    assert nearest_quantiles(array, quantiles, since, block) == expected
 
 
 def test_ranks_are_rounded_as_numpy_rounds_them() -> None:

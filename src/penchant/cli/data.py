@@ -19,8 +19,13 @@ from penchant.errors import StoreError
 
 S = TypeVar("S")
 SOURCES: dict[str, tuple[str, str]] = {
+    "amazon": ("Amazon", "Amazon reviews and products: the releases of 2014, 2018 and 2023"),
+    "kuairand": ("KuaiRand", "KuaiRand's logs of videos shown: Pure, 1K, 27K"),
     "movielens": ("MovieLens", "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest"),
     "table": ("Table", "your own logs: CSV, Parquet, Arrow or JSON lines"),
+    "taobao": ("Taobao", "Taobao's user behaviour (Tianchi 649): clicks, favourites, carts, purchases"),
+    "sequences": ("Sequences", "a line of items a user, as papers publish them: Beauty, Yelp"),
+    "mind-news": ("MindNews", "Microsoft's news (MIND): what was shown, what was clicked"),
 }
 """Source -> (its options, a dataclass of `penchant.data.sources.<source>` beside `read(options)`; what it reads)."""
 
@@ -42,6 +47,8 @@ class Prepare(Generic[S]):
 
     $ penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
     $ penchant prepare movielens --path ml-1m.zip --posters posters.zip --view liked --out stores/ml-1m-liked
+    $ penchant prepare amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out stores/beauty
+    $ penchant prepare kuairand --path KuaiRand-Pure --tab 1 --out stores/kuairand-pure
     $ penchant prepare table --events clicks.csv.gz --items catalogue.parquet --out stores/shop
     $ penchant prepare table --events log.csv --columns user_id=customer timestamp=when --out stores/shop
     """

@@ -103,7 +103,14 @@ def _check(raw: Raw) -> None:
         for c in ("user_id", "item_id")
     ]
     timed(raw, raw.events, "events_ms", raw.has_time)
-    sift(raw, "events", "events_ms", [*present, *(time_checks() if raw.has_time else ())], "events_ok", raw.events)
+    sift(
+        raw,
+        "events",
+        "events_ms",
+        [*present, *(time_checks("NOT has_time") if raw.has_time else ())],
+        "events_ok",
+        raw.events,
+    )
     if raw.work.value("SELECT count(*) FROM events_ok") == 0:
         why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "the file has no rows"
         samples = [s for r in raw.refused for s in r.samples][:1]
@@ -128,7 +135,7 @@ def _check(raw: Raw) -> None:
         allowed = ", ".join(text(s) for s in SOURCES)
         checks.append(Check("unknown source", f"source NOT IN ({allowed})", "source", f"One of {', '.join(SOURCES)}."))
     if raw.has_time and "time" in has:
-        checks += time_checks()
+        checks += time_checks("NOT has_time")
     sift(raw, "impressions", "shown_ms", checks, "shown_ok", raw.impressions)
 
 

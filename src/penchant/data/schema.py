@@ -3,7 +3,8 @@
 Two kinds of identifier: `item_id`, `user_id` are the shop's own, as text; `item`, `user`, `category`, `query`,
 `request` are dense integers from 1, 0 meaning none (padding, anonymous, no category, no query).
 
-Times are `ts_ms`: integer milliseconds since 1970-01-01 UTC.
+Times are `ts_ms`: integer milliseconds since 1970-01-01 UTC. Where a Store has no time (`has_time` in its manifest),
+they are milliseconds since the user's first event, if the source knows these, or the row's number.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import pyarrow as pa
 FORMAT = 1
 """Version of the Store's layout; a Store of another version is refused."""
 
-SOURCES = ("logged", "rated_low", "synthetic", "random")
-"""Where a non-click comes from: shown and not clicked; rated low (a proxy); generated; drawn at random."""
+SOURCES = ("logged", "logged_random", "rated_low", "synthetic", "random")
+"""Where a non-click comes from: shown and not clicked; the same, of items that were shown at random; rated low (a
+proxy); generated; drawn at random, and perhaps never shown."""
 
 ITEMS = pa.schema(
     [

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,31 +134,49 @@ def define_splits(store: Store) -> None:
     """Write the definitions that this Store's data allow to `splits/`."""
     (store.path / "splits").mkdir(exist_ok=True)
     wanted = sorted({q for rule in RULES.values() for q in rule["quantiles"] or ()})
+    since = store.manifest.get("dated_from_ms")
     # The nearest event's own time, so that a cut is one of the log's and not between two.
-    cut_at = dict(zip(wanted, nearest_quantiles(store.event_ts_ms, wanted), strict=True)) if store.has_time else {}
+    cuts_at = nearest_quantiles(store.event_ts_ms, wanted, since) if store.has_time else []
+    cut_at = dict(zip(wanted, cuts_at, strict=False))
     for name, rule in RULES.items():
-        if rule["quantiles"] is not None and not store.has_time:
+        if rule["quantiles"] is not None and not cut_at:
             continue
         cuts = None if rule["quantiles"] is None else [cut_at[q] for q in rule["quantiles"]]
         _write_definition(store, name, {"windows": list(rule["windows"]), "target": rule["target"], "cuts_ms": cuts})
 
 
-def nearest_quantiles(values: np.ndarray, quantiles: Sequence[float], block: int = 1 << 22) -> list[int]:
-    """`np.quantile(values, quantiles, method="nearest")` of int64 [N], N > 0, that may be mapped: a block at a time.
+def nearest_quantiles(
+    values: np.ndarray, quantiles: Sequence[float], since: int | None = None, block: int = 1 << 22
+) -> list[int]:
+    """`np.quantile(values, quantiles, method="nearest")` of int64 [N] that may be mapped: a block at a time.
 
     One pass counts the values in a million ranges, a second one gathers the few ranges that hold a quantile.
+
+    Args:
+        since: smaller values are left out.
+    Returns: as many as quantiles; none if there are no values.
     """
-    blocks = [values[i : i + block] for i in range(0, len(values), block)]
-    low, high = min(int(b.min()) for b in blocks), max(int(b.max()) for b in blocks)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for i in range(0, len(values), block):
+            part = values[i : i + block]
+            part = part if since is None else part[part >= since]
+            if len(part):
+                yield part
+
+    ends = [(int(b.min()), int(b.max()), len(b)) for b in blocks()]
+    if not ends:
+        return []
+    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
     size = (high - low) // RANGES + 1
     counts = np.zeros(RANGES, dtype=np.int64)
-    for b in blocks:
+    for b in blocks():
         counts += np.bincount((b - low) // size, minlength=RANGES)
     upto = np.cumsum(counts)
-    ranks = [round(q * (len(values) - 1)) for q in quantiles]
+    ranks = [round(q * (sum(e[2] for e in ends) - 1)) for q in quantiles]
     holding = [int(np.searchsorted(upto, rank, side="right")) for rank in ranks]
     inside: dict[int, list[np.ndarray]] = {r: [] for r in holding}
-    for b in blocks:
+    for b in blocks():
         of = (b - low) // size
         for r, parts in inside.items():
             parts.append(b[of == r])

@@ -19,6 +19,7 @@ def manifest_entries(raw: Raw) -> dict[str, Any]:
     return {
         "source": raw.source,
         "view": raw.view,
+        "dated_from_ms": raw.dated_from_ms,
         "refused": [asdict(r) for r in raw.refused],
         "notes": raw.notes,
     }

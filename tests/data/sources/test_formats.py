@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def zstd(content: bytes) -> bytes:
     return pa.Codec("zstd").compress(content, asbytes=True)
 
 
+def zipped(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in (*names, "__MACOSX/._inside.csv"):
+            archive.writestr(name, delimited(","))
+
+
 JSON_LINES = "\n".join(json.dumps({"user id": u, "n": n}) for u, n in ROWS).encode()
 
 FILES: dict[str, Callable[[Path], object]] = {
@@ -49,6 +56,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "x.csv.gz": lambda p: p.write_bytes(gzip.compress(delimited(","))),
     "x.tsv.zst": lambda p: p.write_bytes(zstd(delimited("\t"))),
     "x.csv.xz": lambda p: p.write_bytes(lzma.compress(delimited(","))),
+    "x.csv.zip": lambda p: zipped(p, "inside.csv"),
     "x.jsonl": lambda p: p.write_bytes(JSON_LINES),
     "x.ndjson.gz": lambda p: p.write_bytes(gzip.compress(JSON_LINES)),
     "x.jsonl.zst": lambda p: p.write_bytes(zstd(JSON_LINES)),
@@ -119,6 +127,12 @@ def test_a_file_that_is_not_what_it_says_is_one_clear_line(
     with pytest.raises(DataError, match=message) as error:
         open_file(Workspace(), tmp_path / name, "t")
     assert "\n" not in str(error.value)
+
+
+def test_an_archive_of_several_files_is_not_guessed_at(tmp_path: Path) -> None:
+    zipped(tmp_path / "x.zip", "a.csv", "b.csv")
+    with pytest.raises(DataError, match=r"x\.zip: holds 2 files\. Unpack it and give the one that is meant\."):
+        open_file(Workspace(), tmp_path / "x.zip", "t")
 
 
 def test_a_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:

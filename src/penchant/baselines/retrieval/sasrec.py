@@ -75,6 +75,7 @@ class SASRec(nn.Module):
         x = self._embedded(requests.history)
         for block in blocks:
             x = block(x)
+        assert isinstance(top, CausalBlock)
         return self.norm(top.last(x, requests.lengths)) * (requests.lengths > 0)[:, None]
 
     def _embedded(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import lzma
 import shutil
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +22,7 @@ from penchant.data.sources.raw import Locate, Refused, Workspace, name, text
 from penchant.data.sources.reading import Dialect, read_delimited
 from penchant.errors import DataError
 
-FORMATS = "CSV, TSV, Parquet, Arrow IPC or JSON lines, plain or compressed as .gz, .zst or .xz"
+FORMATS = "CSV, TSV, Parquet, Arrow IPC or JSON lines, plain or compressed as .gz, .zst, .xz or .zip"
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,9 @@ def open_file(work: Workspace, path: Path, table: str, header: bool = True) -> O
     Raises:
         DataError: no such file, an empty one, or one that is not what its name says.
     """
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*") if p.is_file())[:8] if path.parent.is_dir() else []
-        raise DataError("no such file", where=path, fix=f"Its folder has: {', '.join(near) or 'nothing'}.")
-    plain, suffix = _decompress(work, path, table)
+    plain, suffix = plain_file(work, path, table)
     with plain.open("rb") as file:
         start = file.read(6)
-    if not start:
-        raise DataError("the file is empty", where=path)
     try:
         if start[:4] == b"PAR1":
             return _open_parquet(work, plain, table, path.name)
@@ -89,14 +89,46 @@ def open_arrow(work: Workspace, data: pa.Table, table: str, label: str) -> Opene
     return Opened(label, table, columns, False, lambda rows: [f"{label} row {row}" for row in rows])
 
 
+def read_json(work: Workspace, path: Path, table: str) -> dict:
+    """The object of a JSON file, plain or compressed.
+
+    Raises:
+        DataError: no such file, or not a JSON object.
+    """
+    plain, _ = plain_file(work, path, table)
+    try:
+        value = json.loads(plain.read_bytes())
+    except ValueError as error:  # also of letters that are not UTF-8
+        raise DataError(f"cannot be read as JSON ({error})", where=path, fix="It is to hold one object.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"holds a JSON {type(value).__name__}", where=path, fix="It is to hold one object.")
+    return value
+
+
+def plain_file(work: Workspace, path: Path, table: str) -> tuple[Path, str]:
+    """The plain file (in the workspace if it was compressed), and its suffix without the compression's.
+
+    Raises:
+        DataError: no such file, an empty one, or one that cannot be decompressed.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*") if p.is_file())[:8] if path.parent.is_dir() else []
+        raise DataError("no such file", where=path, fix=f"Its folder has: {', '.join(near) or 'nothing'}.")
+    plain, suffix = _decompress(work, path, table)
+    if plain.stat().st_size == 0:
+        raise DataError("the file is empty", where=path)
+    return plain, suffix
+
+
 def _decompress(work: Workspace, path: Path, table: str) -> tuple[Path, str]:
-    """The plain file (in the workspace if it was compressed), and its suffix without the compression's."""
     with path.open("rb") as file:
         start = file.read(6)
     kinds: dict[bytes, Callable] = {
         b"\x1f\x8b": partial(pa.input_stream, compression="gzip"),
         b"\x28\xb5\x2f\xfd": partial(pa.input_stream, compression="zstd"),
         b"\xfd7zXZ\x00": lzma.open,
+        b"PK\x03\x04": _open_zip,
     }
     for magic, opener in kinds.items():
         if start.startswith(magic):
@@ -104,11 +136,22 @@ def _decompress(work: Workspace, path: Path, table: str) -> tuple[Path, str]:
             try:
                 with opener(str(path)) as source, plain.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-            except (OSError, EOFError, lzma.LZMAError) as error:
+            except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
                 raise DataError(f"cannot be decompressed ({error})", where=path, fix="Copy it again.") from error
             suffixes = path.suffixes
             return plain, suffixes[-2].lower() if len(suffixes) > 1 else ""
     return path, path.suffix.lower()
+
+
+@contextmanager
+def _open_zip(path: str) -> Iterator[IO[bytes]]:
+    """The one file of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
+        if len(names) != 1:
+            raise DataError(f"holds {len(names)} files", where=path, fix="Unpack it and give the one that is meant.")
+        with archive.open(names[0]) as file:
+            yield file
 
 
 def _open_parquet(work: Workspace, path: Path, table: str, label: str) -> Opened:

@@ -5,13 +5,17 @@ The large tables live in a DuckDB workspace on disk, so that twenty million rows
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+
+from penchant.errors import DataError
 
 SAMPLES = 3
 """How many refused rows of each reason are shown."""
@@ -89,7 +93,8 @@ class Raw:
         name: the data's name in result files: "ml-1m-liked".
         source: which source read it: "movielens".
         work: the workspace that holds the large tables under the names given here.
-        events: table with user_id, item_id and row; time, action, query, request_id where known.
+        events: table with user_id, item_id and row; time, action, query, request_id where known. Without times,
+            elapsed_ms (since the user's first event) where that is known.
             `row` numbers the source's rows in their order; `time` is text, a number or a timestamp.
         impressions: table with request_id, item_id, label and row; user_id, time, query, position, source where known.
             A request is the rows of one (user_id, request_id). None where nothing was logged.
@@ -97,6 +102,7 @@ class Raw:
             None where there is no catalogue.
         users: user_id and profile columns.
         has_time: False where the rows have an order but no time.
+        dated_from_ms: events before this are in their order, but their times are not known and decide no split.
         locate: for each table ("events", "impressions", "items", "users"), names the places of its rows.
         view: which reading of the source this is, where it has several.
         refused: rows the source could not read at all.
@@ -111,6 +117,7 @@ class Raw:
     items: pa.Table | None = None
     users: pa.Table | None = None
     has_time: bool = True
+    dated_from_ms: int | None = None
     locate: dict[str, Locate] = field(default_factory=dict)
     view: str | None = None
     refused: list[Refused] = field(default_factory=list)
@@ -167,6 +174,44 @@ def sift(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str, sh
     work.db.execute(
         f"CREATE VIEW {into} AS SELECT * FROM {table}" + (f" ANTI JOIN {into}_refused USING (row)" if counts else "")
     )
+
+
+def category_queries(raw: Raw) -> None:
+    """Give every event a pseudo-query: the words of its item's category path, as papers on product search do.
+
+    "Hair Care > Hair Styling, Women's" becomes "hair care hair styling women's": small letters, levels joined, no
+    punctuation, a word that follows itself once. Events of items without a category get no query.
+
+    Raises:
+        DataError: no item has a category, or the data has queries or impressions of its own.
+    """
+    where = "--category-queries"
+    if "query" in raw.work.types(raw.events):
+        raise DataError("the events have queries of their own", where=where, fix="Leave it out.")
+    if raw.impressions is not None:
+        what = "impressions were given, and a request's query would be told from what was clicked in it"
+        raise DataError(what, where=where, fix="Leave out the one or the other.")
+    listed = raw.items if raw.items is not None else pa.table({"item_id": []})
+    paths = next((listed[c].to_pylist() for c in ("category_path", "category") if c in listed.column_names), [])
+    texts = [query_words(path) if path else None for path in paths]
+    without = texts.count(None)
+    if without == len(texts):
+        raise DataError("no item has a category", where=where, fix="Give a catalogue with categories, or leave it out.")
+    raw.work.load("category_query", pa.table({"item_id": listed["item_id"], "query": pa.array(texts, pa.string())}))
+    raw.work.db.execute(
+        f"CREATE VIEW events_queried AS SELECT e.*, q.query FROM {raw.events} e LEFT JOIN "
+        "(SELECT item_id, first(query) AS query FROM category_query GROUP BY item_id) q USING (item_id)"
+    )
+    raw.events = "events_queried"
+    raw.notes.append("Queries are pseudo-queries, the category words of the very item that was chosen.")
+    if without:
+        raw.notes.append(f"{without:,} of {len(texts):,} items have no category, and events on them no query.")
+
+
+def query_words(path: str) -> str | None:
+    """The words of a category path, as a pseudo-query; None if it has none."""
+    words = re.findall(r"[^\W_]+(?:['’][^\W_]+)*", path.lower())
+    return " ".join(word for word, _ in groupby(words)) or None
 
 
 def text(value: object) -> str:

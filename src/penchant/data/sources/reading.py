@@ -87,6 +87,35 @@ def read_delimited(
     return refused, locate
 
 
+def spread_words(work: Workspace, lines: str, words: str, table: str, locate: Locate) -> Locate:
+    """Create `table` with one row for each word of each line, in their order.
+
+    Its columns: `line` (the `row` of `lines`), `place` (the word's in its line, from 1), `word`, and `row` from 1.
+
+    Args:
+        lines: a table or view with `row`.
+        words: SQL of a line's list of words.
+        locate: names the places of lines.
+    Returns: names the places of rows, by their lines.
+    """
+    work.db.execute(
+        f"CREATE TABLE {table} AS SELECT row_number() OVER (ORDER BY line, place) AS row, line, place, word FROM ("
+        f"SELECT row AS line, generate_subscripts({words}, 1) AS place, unnest({words}) AS word FROM {lines})"
+    )
+    return by_line(work, table, locate)
+
+
+def by_line(work: Workspace, table: str, locate: Locate) -> Locate:
+    """Names the places of a table's rows, which know their `line`, as those of the lines."""
+
+    def place(rows: Sequence[int]) -> list[str]:
+        chosen = ", ".join(str(row) for row in rows)
+        lines = dict(work.rows(f"SELECT row, line FROM {table} WHERE row IN ({chosen})")) if rows else {}
+        return locate([lines[row] for row in rows])
+
+    return place
+
+
 def _load(
     work: Workspace, path: Path, table: str, columns: Sequence[str], dialect: Dialect, label: str
 ) -> list[tuple[int, str, str]]:

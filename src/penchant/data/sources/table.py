@@ -13,13 +13,13 @@ import pyarrow as pa
 from penchant.data.sources.columns import check_mapping, find_columns, id_sql
 from penchant.data.sources.formats import Opened, choices, open_arrow, open_file
 from penchant.data.sources.images import load_images
-from penchant.data.sources.raw import Raw, Workspace, name
+from penchant.data.sources.raw import Raw, Workspace, category_queries, name
 from penchant.errors import DataError
 
 
 @dataclass(frozen=True)
 class Table:
-    """Your own logs, as CSV, TSV, Parquet, Arrow or JSON lines, plain or .gz, .zst, .xz.
+    """Your own logs, as CSV, TSV, Parquet, Arrow or JSON lines, plain or .gz, .zst, .xz, .zip.
 
     Example: penchant prepare table --events clicks.csv.gz --items products.parquet --columns user_id=customer
     timestamp=when --out stores/shop
@@ -37,6 +37,8 @@ class Table:
     """What your columns are called where the name cannot be guessed: user_id=customer item_id=sku timestamp=when."""
     header: bool = True
     """Whether the first line of a CSV names its columns; with --no-header they are called 1, 2, 3, ..."""
+    category_queries: bool = False
+    """Give events pseudo-queries: the words of their item's category path."""
     name: str = ""
     """The data's name in results; the events file's if not given."""
 
@@ -66,7 +68,10 @@ def read(options: Table) -> Raw:
         if path is not None
     }
     folder = options.items.expanduser().parent if options.items else Path()
-    return _assemble(work, opened, mapping, options.name or options.events.name.split(".")[0], folder)
+    raw = _assemble(work, opened, mapping, options.name or options.events.name.split(".")[0], folder)
+    if options.category_queries:
+        category_queries(raw)
+    return raw
 
 
 def from_tables(

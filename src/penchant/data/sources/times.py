@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from penchant.data.sources.raw import Check, Raw, Workspace
+from collections.abc import Sequence
+
+from penchant.data.sources.raw import Check, Raw, Workspace, sift
 
 FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
 """1990 and 2100: a time outside is a broken clock or a misread unit."""
@@ -38,11 +40,12 @@ def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
 
 
 def timed(raw: Raw, table: str, into: str, has_time: bool) -> None:
-    """Create table `into` of `table` with `ms` for `time`: the time, or the row's number where there is only an order.
+    """Create table `into` of `table` with `ms`: the time; without one, what elapsed, or the row's number for its order.
 
     `has_time` is false where no time was given. A table and not a view, as all that follows reads it several times.
     """
-    expression, given, left_out = "row", "true", ""
+    expression = "elapsed_ms" if "elapsed_ms" in raw.work.types(table) else "row"
+    given, left_out = "true", ""
     if has_time:
         expression, unit = ms_sql(raw.work, table)
         given, left_out = "time IS NOT NULL", " EXCLUDE (time)"
@@ -52,11 +55,23 @@ def timed(raw: Raw, table: str, into: str, has_time: bool) -> None:
     )
 
 
-def time_checks() -> list[Check]:
-    """What `ms` must satisfy."""
+def time_checks(missing: str = "time IS NULL") -> list[Check]:
+    """What `ms` must satisfy; `missing` is SQL for a row that was given no time."""
     fix = "Write seconds or milliseconds since 1970, or ISO 8601 text."
     return [
-        Check("time is missing", "NOT has_time", "time", "Every row needs a time."),
+        Check("time is missing", missing, "time", "Every row needs a time."),
         Check("time is not understood", "ms IS NULL", "time", fix),
         Check("time is before 1990 or after 2100", f"ms < {FIRST_MS} OR ms >= {LAST_MS}", "time", "Is its unit right?"),
     ]
+
+
+def sift_log(raw: Raw, kind: str, table: str, checks: Sequence[Check], into: str) -> None:
+    """Sift a log with user_id, item_id and time at its source, for one that counts or chooses among the good rows.
+
+    View `into` has their `ms` beside the columns of `table`; refusals are appended to `raw.refused`.
+    """
+    expression, _ = ms_sql(raw.work, table)
+    raw.work.db.execute(f"CREATE VIEW {table}_ms AS SELECT *, {expression} AS ms FROM {table}")
+    fix = "Every row needs a user, an item and a time."
+    present = [Check(f"{c} is missing", f"{c} IS NULL", c, fix) for c in ("user_id", "item_id")]
+    sift(raw, kind, f"{table}_ms", [*present, *checks, *time_checks()], into)
