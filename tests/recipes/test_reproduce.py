@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from penchant.data.split import load_split
 from penchant.errors import ConfigError, StoreError
 from penchant.evaluation.results import find_results
 from penchant.recipes import controls
-from penchant.recipes.reproduce import ResultTable, Row, choose, missing, run_row, show, tables
+from penchant.recipes.reproduce import (
+    Missing,
+    ResultTable,
+    Row,
+    at_rates,
+    choose,
+    choose_try,
+    missing,
+    run_row,
+    show,
+    tables,
+)
 from tests.factories import make_store
 
 ROWS = (
@@ -56,3 +69,24 @@ def test_what_is_left_is_summed_up(tmp_path: Path) -> None:
     console = Console(record=True, width=120)
     show(list(missing([TABLE], tmp_path, (), (), None)), tmp_path, console)
     assert "2 left, about 3 minutes" in console.export_text()
+
+
+def test_the_try_that_validates_best_is_run_at_full_length(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "stores" / "made-up")
+    run = controls.two_tower()
+    run = replace(run, train=replace(run.train, epochs=4.0, tensorboard=False))
+    tries = at_rates(run, (1e-6, 1.0))
+    row = Row(name="two-tower", run=run, tries=tries, data="made-up", split="temporal-successive", minutes=1.0)
+    item = Missing(ResultTable(paper="controls", name="small", rows=(row,), seeds=1), row, 0)
+    result = run_row(item, tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
+    assert result.trials == 2
+    (note,) = (n for n in result.notes if n.startswith("Tried on validation"))
+    reached = [float(part.rpartition(": ")[2].rstrip(".")) for part in note.split("each: ")[1].split("; ")]
+    rates = [t.train.optim.lr for t in tries]
+    assert result.config["train"]["optim"]["lr"] == rates[reached.index(max(reached))]
+    assert result.config["train"]["epochs"] == 4.0
+    split = load_split(store, "temporal-successive")
+    folder = tmp_path / "runs" / "controls" / "small"
+    again, _ = choose_try(tries, store, split, folder / f"two-tower.made-up.{split.name}")
+    assert isinstance(again, SequenceRun)
+    assert again.train.optim.lr == result.config["train"]["optim"]["lr"]  # from the finished tries

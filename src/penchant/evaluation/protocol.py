@@ -31,7 +31,7 @@ LIST_DEPTH = 100
 """Lists are kept this deep: what coverage, Gini, novelty and run files are made of."""
 
 _ROWS = 256  # requests scored at once: a few MB of scores stay near the cache, and threads seldom wait for each other
-_ROW_STEP = 16  # a product of fewer rows takes another path through BLAS, which rounds differently
+_STEP = 16  # products of other numbers of rows or columns take other paths through BLAS, which round differently
 _CELL_BYTES = 48  # most that one score costs: itself, its difference, and the keys of a row full of ties
 
 
@@ -130,7 +130,7 @@ def evaluate_retrieval(
     Args:
         max_len: actions of the history the model sees.
         memory_mb: bound of what scoring holds at once beside the model, in MB; changes no rank. A `CatalogueScorer`
-            makes whole rows, so one row is its least.
+            makes whole rows, so one row is its least; else 16 requests and 16 items are.
         batch_size: requests given to the model at once, of like history length so that padding is small.
         targets: judge a random subsample of this many targets, drawn with `seed`; None judges all.
         filter_seen: also rank with the items of the target's whole history left out, as a second column.
@@ -223,8 +223,10 @@ class _Scored:
             self._row_block = max(min(cells // (num_items + 1), _ROWS), 1)
         else:
             self.device = self._items.device
-            self._row_block = max(min(cells // (num_items + 1), _ROWS) // _ROW_STEP, 1) * _ROW_STEP
-        self._item_block = max(cells // self._row_block - 1, 1)
+            self._row_block = max(min(cells // (num_items + 1), _ROWS) // _STEP, 1) * _STEP
+            self._num_columns = len(self._items)
+            self._items = _filled(self._items)
+        self._item_block = max(cells // self._row_block // _STEP, 1) * _STEP
 
     def rows(self, batch_size: int) -> int:
         """Requests to give the model at once."""
@@ -242,23 +244,27 @@ class _Scored:
         vectors = self._model.user_vectors(requests).float()
         for start in range(0, len(vectors), self._row_block):
             part = vectors[start : start + self._row_block]
-            filled = torch.zeros(-len(part) % _ROW_STEP, vectors.shape[1], device=part.device, dtype=part.dtype)
-            stop = start + len(part)
-            yield slice(start, stop), self._products(torch.cat([part, filled]), len(part)), (part != 0).any(1)
+            yield slice(start, start + len(part)), self._products(_filled(part), len(part)), (part != 0).any(1)
 
     def _products(self, vectors: Tensor, rows: int) -> Callable[[], Iterator[tuple[int, Tensor]]]:
-        items, step = self._items, self._item_block
+        items, block, count = self._items, self._item_block, self._num_columns
         assert items is not None
-        if len(items) <= step + 1:
-            whole = (vectors @ items.T)[:rows]
+        if len(items) <= block:
+            whole = (vectors @ items.T)[:rows, :count]
             return lambda: iter([(0, whole)])
 
         def again() -> Iterator[tuple[int, Tensor]]:
             # Made twice, once for the targets' scores and once to compare: cheaper than holding them.
-            for first in range(0, len(items) - 1, step):
-                yield first, (vectors @ items[first : first + step + 1].T)[:rows]
+            for first in range(0, count - 1, block - 1):
+                part = _filled(items[first : first + block])
+                yield first, (vectors @ part.T)[:rows, : count - first]
 
         return again
+
+
+def _filled(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "M D"]:
+    """The vectors and as many zeros as make their number a multiple of `_STEP`."""
+    return torch.cat([vectors, vectors.new_zeros(-len(vectors) % _STEP, vectors.shape[1])])
 
 
 def _judge(

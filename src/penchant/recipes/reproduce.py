@@ -6,20 +6,22 @@ A finished row is a file `results/<paper>/<table>/<row>.<data>.<split>.s<seed>.j
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from penchant.data.split import load_split
+from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, StoreError
 from penchant.evaluation.results import Result, find_results, result_path, versions_here, write_result
 from penchant.recipes import controls
 from penchant.recipes.judge import judge_run
-from penchant.recipes.runs import CountRun, Run, load_run, train_run
+from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, flat, load_run, train_run
 
+Trained = TypeVar("Trained", SequenceRun, RankingRun)
 PREPARE = {
     "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
     "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --out {store}",
@@ -32,12 +34,14 @@ class Row:
     """One row of a table on one data set and split.
 
     Attributes:
+        tries: variants of which the one that is best on validation after a quarter of its epochs is run; `run` if none.
         minutes: wall time on two cores, about, judging included.
-        trials: variants tried on validation before this one was tested.
+        trials: variants tried by hand before, where there are no `tries`.
     """
 
     name: str
     run: Run
+    tries: tuple[Run, ...] = ()
     data: str
     split: str
     minutes: float
@@ -85,13 +89,18 @@ def retrieval() -> ResultTable:
 
 
 def ranking() -> ResultTable:
-    """DIN against mean pooling on what ML-1M's users rated, liked or not; three seeds."""
-    runs = (("mean-pooling", controls.mean_pooling(), 5), ("din", controls.din(), 3))
+    """DIN against mean pooling on what ML-1M's users rated, liked or not; three seeds, four learning rates each."""
     rows = tuple(
-        Row(name=name, run=run, data="ml-1m-liked", split="temporal-successive", minutes=8.0, trials=trials)
-        for name, run, trials in runs
+        Row(name=name, run=run, tries=at_rates(run), data="ml-1m-liked", split="temporal-successive", minutes=8.0)
+        for name, run in (("mean-pooling", controls.mean_pooling()), ("din", controls.din()))
     )
     return ResultTable(paper="controls", name="ranking", rows=rows, seeds=3)
+
+
+def at_rates(run: Trained, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0)) -> tuple[Trained, ...]:
+    """The run at several learning rates."""
+    optim = run.train.optim
+    return tuple(replace(run, train=replace(run.train, optim=replace(optim, lr=optim.lr * f))) for f in factors)
 
 
 def tables() -> dict[str, ResultTable]:
@@ -174,10 +183,11 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
         raise StoreError("no such Store", where=path, fix=f"Make it with: {how}")
     store = Store(path)
     split = load_split(store, row.split)
-    run = row.run
+    folder = runs / table.paper / table.name / f"{row.name}.{row.data}.{row.split}"
+    run, tried = choose_try(row.tries, store, split, folder) if row.tries else (row.run, ())
     if not isinstance(run, CountRun):
         run = replace(run, train=replace(run.train, seed=item.seed))
-    out = runs / table.paper / table.name / f"{row.name}.{row.data}.{row.split}.s{item.seed}"
+    out = folder.with_name(f"{folder.name}.s{item.seed}")
     trained = train_run(run, store, split, out)
     loaded = load_run(out, path)
     verdict = judge_run(loaded, out, filter_seen=not table.name.startswith("ranking"))
@@ -197,11 +207,36 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
         cpu_seconds=trained.cpu_seconds + verdict.cpu_seconds,
         wall_seconds=trained.wall_seconds + verdict.wall_seconds,
         steps=trained.steps,
-        trials=row.trials,
+        trials=len(row.tries) or row.trials,
         metrics=dict(verdict.metrics()),
         slices=verdict.slices(),
-        notes=verdict.notes(),
+        notes=(*verdict.notes(), *tried),
         synthetic=bool(store.manifest.get("synthetic", False)),
     )
     write_result(results, result, verdict.per_user())
     return result
+
+
+def choose_try(tries: Sequence[Run], store: Store, split: Split, folder: Path) -> tuple[Run, tuple[str, ...]]:
+    """The variant that is best on validation after a quarter of its epochs, by seed 0; and what each reached.
+
+    Raises:
+        ConfigError: the split has nothing to choose by.
+    """
+    reached: list[float] = []
+    for i, run in enumerate(tries):
+        assert not isinstance(run, CountRun)
+        short = replace(run, train=replace(run.train, epochs=run.train.epochs / 4, patience=0))
+        best = train_run(short, store, split, folder.with_name(f"{folder.name}.try{i}")).best
+        if best is None:
+            raise ConfigError(f"split {split.name!r} has no validation to choose by", fix="Choose another split.")
+        reached.append(best)
+    settings = [flat(asdict(run)) for run in tries]
+    differ = [key for key in settings[0] if len({str(s[key]) for s in settings}) > 1]
+    said = (
+        f"{', '.join(f'{key} {s[key]:g}' for key in differ)}: {best:.4f}"
+        for s, best in zip(settings, reached, strict=True)
+    )
+    return tries[reached.index(max(reached))], (
+        f"Tried on validation, a quarter of the epochs each: {'; '.join(said)}.",
+    )
