@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from penchant.evaluation.funnel_report import Interval
+from penchant.evaluation.funnel.report import Interval
 
 NUM_COLOURS = 8
 

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from penchant.data.store import Store, write_text
 from penchant.evaluation import charts
 from penchant.evaluation.charts import FlowStage, Line
-from penchant.evaluation.funnel_audit import LostTarget
-from penchant.evaluation.funnel_report import (
+from penchant.evaluation.funnel.audit import LostTarget
+from penchant.evaluation.funnel.report import (
     PLACE_BINS,
     STAGE_TITLES,
     Control,
@@ -75,7 +75,7 @@ def render_page(report: FunnelReport, *, lost: Sequence[LostTarget] = (), titles
     environment.filters.update(percent=percent, signed=_signed, short=_short)
     labels = _bins(report)
     colours = {channel.name: charts.colour(c) for c, channel in enumerate(report.channels)}
-    return environment.get_template("funnel_page.html").render(
+    return environment.get_template("page.html").render(
         report=report,
         p=report.provenance,
         stage_titles=STAGE_TITLES,

@@ -1,8 +1,8 @@
 """What a funnel did with the true next items: the numbers, their JSON, and their picture in the terminal.
 
-`funnel_audit.FunnelAudit` fills a `FunnelReport`, `funnel_page.write_page` draws it. A report holds counts and shares
-only: no title, no user, no item of the data, so that its JSON may be published. Shares are of all targets unless said
-otherwise, intervals are 95 % by bootstrap over users.
+`audit.FunnelAudit` fills a `FunnelReport`, `page.write_page` draws it. A report holds counts and shares only: no title,
+no user, no item of the data, so that its JSON may be published. Shares are of all targets unless said otherwise,
+intervals are 95 % by bootstrap over users.
 """
 
 from __future__ import annotations
