@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penchant.errors import RunError
+from penchant.evaluation.pages import percent
 
 FORMAT = 1
 """Version of the JSON; another one is refused."""
@@ -275,11 +276,6 @@ def _read(kind: Any, value: Any) -> Any:
     if kind is float:
         return float(value)
     return value
-
-
-def percent(share: float) -> str:
-    """0.1234 as "12.3 %", the space not breaking."""
-    return f"{100 * share:.1f}\u00a0%"
 
 
 def points(difference: Interval) -> str:
