@@ -28,8 +28,8 @@ QUANTILES = (
     ("longest", 1),
 )
 
-MAX_SHOWN = 100
-"""Refused reasons and notes that are shown, and the most characters of a name or a text of the data in it."""
+MAX_ROWS, MAX_CHARS = 100, 400
+"""Reasons of refusal and notes that are shown; the most characters of a text of the data among them."""
 
 PERIODS = {"h": "hour", "D": "day", "W": "week", "M": "month", "Y": "year"}
 
@@ -71,8 +71,8 @@ def render_page(sheet: DataSheet) -> str:
         sources=[] if sheet.impressions is None else _bars(sheet.impressions.sources.items()),
         queries=[] if sheet.queries is None else _bars(sheet.queries.top, total=sheet.queries.spread.total),
         pictures=any(item.picture for item in _shown(sheet)),
-        refused=m.get("refused", [])[:MAX_SHOWN],
-        notes=m.get("notes", [])[:MAX_SHOWN],
+        refused=m.get("refused", [])[:MAX_ROWS],
+        notes=m.get("notes", [])[:MAX_ROWS],
     )
 
 
@@ -81,8 +81,8 @@ def _shown(sheet: DataSheet) -> list[Item]:
 
 
 def _cut(text: str) -> str:
-    """At most MAX_SHOWN characters."""
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    """At most MAX_CHARS characters."""
+    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
 
 
 def _moment(time_ms: int) -> str:
