@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from penchant.evaluation.funnel_page import write_page
-from penchant.evaluation.funnel_report import FunnelReport
+from penchant.evaluation.funnel.page import write_page
+from penchant.evaluation.funnel.report import FunnelReport
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "results" / "demo-report.json"

@@ -64,6 +64,8 @@ def test_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFix
         (("evaluate",), "name a run, or --lists"),
         (("export", "nowhere", "--out", "bundle"), "no funnel here"),
         (("reproduce", "nothing"), "there is no table 'nothing'"),
+        (("report", "nothing"), "there is no report 'nothing'"),
+        (("report", "store", "nowhere"), "no Store here"),
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(
@@ -135,6 +137,28 @@ def test_logs_to_judged_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "0 users without history before the window are no targets." in capsys.readouterr().out
     assert json.loads((out / "evaluation-test.json").read_text())["metrics"] == judged
     assert "A random 7 of 30" in json.loads((out / "evaluation-test-7.json").read_text())["notes"][0]
+
+
+def test_a_data_sheet_is_written_beside_its_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_store(tmp_path / "shop").path
+    before = sorted(store.rglob("*"))
+    assert run("report", "store", store) == run("report", "store", store, "--out", tmp_path / "own.html") == 0
+    assert "checks pass" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"shop", "shop.html", "own.html"}
+    assert sorted(store.rglob("*")) == before
+    assert run("report", "store", store, "--out", store / "sheet.html") == 2
+    assert run("report", "store", store, "--out", tmp_path / "nowhere" / "sheet.html") == 2
+    err = capsys.readouterr().err
+    assert "is inside the Store, which never changes" in err
+    assert "no such folder" in err
+
+
+@pytest.mark.parametrize("report", ["results", "store"])
+def test_every_report_explains_itself_by_example(report: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("report", report, "--help")
+    assert ended.value.code == 0
+    assert f"$ penchant report {report}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("lists", [True, False])

@@ -13,7 +13,7 @@ from penchant.data.history import requests_before_events, requests_before_times
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
-from penchant.evaluation.funnel_report import FunnelReport
+from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.pipeline import load_funnel
 from penchant.recipes import funnel as recipe
 from penchant.recipes.runs import CountRun

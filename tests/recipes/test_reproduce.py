@@ -24,6 +24,7 @@ from penchant.recipes.reproduce import (
     show,
     tables,
 )
+from penchant.recipes.runs import SequenceRun
 from tests.factories import make_store
 
 ROWS = (

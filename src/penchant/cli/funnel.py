@@ -16,7 +16,7 @@ from penchant.data.sources import movielens
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
-from penchant.evaluation.funnel_report import FunnelReport, render_terminal
+from penchant.evaluation.funnel.report import FunnelReport, render_terminal
 from penchant.recipes import funnel as recipe
 from penchant.recipes.runs import flat
 from penchant.serve.app import serve

@@ -21,7 +21,7 @@ COMMANDS = {
     "export": ("serve", "Pack what serving needs of a funnel, and no more, into a bundle"),
     "serve": ("serve", "Serve a bundle over HTTP, with a page to look at it"),
     "reproduce": ("results", "Run what is missing of a table of results"),
-    "report": ("results", "Write docs/results.md and its figures from the result files"),
+    "report": ("results", "Write a Store's data sheet, or docs/results.md from the result files"),
     "demo": ("funnel", "Real logs to a served funnel in a few minutes (MovieLens 100K)"),
 }
 """Command -> (module of penchant.cli that has a function of its name, what it does)."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import parse
-from penchant.errors import RunError
+from penchant.cli.arguments import parse, pick
+from penchant.data.store import Store
+from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.report import report_is_current, write_report
+from penchant.evaluation.sheet.page import write_page
+from penchant.evaluation.sheet.report import make_sheet, render_terminal
 from penchant.recipes.reproduce import choose, missing, run_row, show
 
 
@@ -64,25 +66,65 @@ def reproduce(args: Sequence[str]) -> None:
         console.print("   ".join(f"{k} {v:.4f}" for k, v in headline.items() if v is not None))
 
 
+REPORTS = {
+    "results": "docs/results.md and its figures, from the result files",
+    "store": "a data sheet: what a Store holds, checked for leaks, as one HTML page",
+}
+"""What can be reported, and what comes of it."""
+
+REPORT_HELP = """\
+usage: penchant report WHAT [...]
+
+Write a report. Nobody types a number: each is computed from the files that it is about.
+
+  penchant report store stores/shop        stores/shop.html: counts, histories, popularity, gaps, leaks, examples
+  penchant report results --check          only say whether docs/results.md is up to date
+  penchant report store --help             every field of a report
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ReportResults:
     """Write docs/results.md and its figures from the result files. Nobody types a number.
 
     $ penchant report results
     $ penchant report results --check      only say whether docs/results.md is up to date
     """
 
-    what: Positional[Literal["results"]]
-    """What to report."""
     results: Path = Path("results")
     docs: Path = Path("docs")
     check: bool = False
     """Write nothing; end with an error if the report is not up to date."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportStore:
+    """Write a Store's data sheet: what it holds, checked for leaks and faulty times, with a few users and items.
+
+    One HTML page that loads nothing. Its examples and refused rows are rows of the data: it is for the data's owner.
+
+    $ penchant report store stores/shop                        writes stores/shop.html
+    $ penchant report store stores/shop --out shop.html --seed 1
+    """
+
+    store: Positional[Path]
+    """The Store."""
+    out: Path | None = None
+    """The page; STORE.html beside the Store if not given. One that is there is written anew."""
+    seed: int = 0
+    """Draws the examples."""
+
+
 def report(args: Sequence[str]) -> None:
-    """Write the report, or check it."""
-    chosen = parse("report", Report, args)
+    """Write one of the reports."""
+    what = pick("report", "report", REPORTS, REPORT_HELP, args)
+    if what == "results":
+        _report_results(parse("report results", ReportResults, args[1:]))
+    elif what == "store":
+        _report_store(parse("report store", ReportStore, args[1:]))
+
+
+def _report_results(chosen: ReportResults) -> None:
     console = Console(highlight=False)
     if not chosen.check:
         console.print(f"wrote {write_report(chosen.results, chosen.docs)}")
@@ -92,3 +134,20 @@ def report(args: Sequence[str]) -> None:
         raise RunError(
             "is not what the result files say", where=chosen.docs / "results.md", fix="penchant report results"
         )
+
+
+def _report_store(chosen: ReportStore) -> None:
+    store = Store(chosen.store)
+    # A Store never changes, so the page goes beside it. resolve: the name of "." and of "..".
+    folder = chosen.store.resolve()
+    out = chosen.out or folder.with_name(f"{folder.name}.html")
+    if out.resolve().is_relative_to(folder):
+        raise StoreError("is inside the Store, which never changes", where=out, fix="Choose another --out.")
+    if not out.parent.is_dir():
+        raise ConfigError("no such folder", where=out.parent, fix="Make it first, or choose another --out.")
+    with Console(stderr=True).status("counting"):
+        sheet = make_sheet(store, seed=chosen.seed)
+    write_page(sheet, out)
+    console = Console(highlight=False)
+    console.print(render_terminal(sheet))
+    console.print(f"wrote {out}", markup=False, soft_wrap=True)

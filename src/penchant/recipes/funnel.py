@@ -27,9 +27,9 @@ from penchant.data.history import Requests, requests_before_events, requests_bef
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError, StoreError
-from penchant.evaluation.funnel_audit import FunnelAudit
-from penchant.evaluation.funnel_page import item_titles, write_page
-from penchant.evaluation.funnel_report import FunnelReport, Provenance
+from penchant.evaluation.funnel.audit import FunnelAudit
+from penchant.evaluation.funnel.page import item_titles, write_page
+from penchant.evaluation.funnel.report import FunnelReport, Provenance
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, save_settings

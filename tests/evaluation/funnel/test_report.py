@@ -13,11 +13,11 @@ from rich.console import Console
 
 from penchant.data.history import Requests
 from penchant.errors import RunError
-from penchant.evaluation.funnel_audit import FunnelAudit
-from penchant.evaluation.funnel_report import FunnelReport, render_terminal
+from penchant.evaluation.funnel.audit import FunnelAudit
+from penchant.evaluation.funnel.report import FunnelReport, render_terminal
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, Trace
 from penchant.funnel.stages import Candidates, Retriever, Scorer
-from tests.evaluation.funnels import PROVENANCE, by_hand, report_by_hand, requests, trace
+from tests.evaluation.funnel.funnels import PROVENANCE, by_hand, report_by_hand, requests, trace
 
 
 def test_each_miss_is_the_stage_s_that_lost_it() -> None:

@@ -1,8 +1,8 @@
 """What a funnel did with the true next items: the numbers, their JSON, and their picture in the terminal.
 
-`funnel_audit.FunnelAudit` fills a `FunnelReport`, `funnel_page.write_page` draws it. A report holds counts and shares
-only: no title, no user, no item of the data, so that its JSON may be published. Shares are of all targets unless said
-otherwise, intervals are 95 % by bootstrap over users.
+`audit.FunnelAudit` fills a `FunnelReport`, `page.write_page` draws it. A report holds counts and shares only: no title,
+no user, no item of the data, so that its JSON may be published. Shares are of all targets unless said otherwise,
+intervals are 95 % by bootstrap over users.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penchant.errors import RunError
+from penchant.evaluation.pages import percent
 
 FORMAT = 1
 """Version of the JSON; another one is refused."""
@@ -275,11 +276,6 @@ def _read(kind: Any, value: Any) -> Any:
     if kind is float:
         return float(value)
     return value
-
-
-def percent(share: float) -> str:
-    """0.1234 as "12.3 %", the space not breaking."""
-    return f"{100 * share:.1f}\u00a0%"
 
 
 def points(difference: Interval) -> str:

@@ -18,8 +18,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from penchant.data.history import Requests
-from penchant.evaluation.funnel_numbers import Evidence, Targets, make_report
-from penchant.evaluation.funnel_report import STAGES, FunnelReport, Provenance, StageName
+from penchant.evaluation.funnel.numbers import Evidence, Targets, make_report
+from penchant.evaluation.funnel.report import STAGES, FunnelReport, Provenance, StageName
 from penchant.funnel.pipeline import Funnel, Trace
 from penchant.funnel.stages import Candidates
 

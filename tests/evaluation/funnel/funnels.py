@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from penchant.data.history import Requests
-from penchant.evaluation.funnel_audit import FunnelAudit
-from penchant.evaluation.funnel_report import FunnelReport, Provenance
+from penchant.evaluation.funnel.audit import FunnelAudit
+from penchant.evaluation.funnel.report import FunnelReport, Provenance
 from penchant.funnel.pipeline import Trace
 from penchant.funnel.stages import Candidates
 

@@ -7,14 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from penchant.data.store import Store, write_text
-from penchant.evaluation import charts
-from penchant.evaluation.charts import FlowStage, Line
-from penchant.evaluation.funnel_audit import LostTarget
-from penchant.evaluation.funnel_report import (
+from penchant.evaluation.charts import colour
+from penchant.evaluation.funnel import charts
+from penchant.evaluation.funnel.audit import LostTarget
+from penchant.evaluation.funnel.charts import FlowStage, Line
+from penchant.evaluation.funnel.report import (
     PLACE_BINS,
     STAGE_TITLES,
     Control,
@@ -22,8 +22,8 @@ from penchant.evaluation.funnel_report import (
     Interval,
     best_estimate,
     control_title,
-    percent,
 )
+from penchant.evaluation.pages import page_template, percent
 
 MAX_COMBINATIONS = 12
 """Combinations of channels that the page shows."""
@@ -65,17 +65,10 @@ def item_titles(store: Store) -> list[str]:
 
 def render_page(report: FunnelReport, *, lost: Sequence[LostTarget] = (), titles: Sequence[str] = ()) -> str:
     """The page's text; see `write_page`."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, signed=_signed, short=_short)
+    template = page_template(Path(__file__).with_name("page.html"), {"signed": _signed, "short": _short})
     labels = _bins(report)
-    colours = {channel.name: charts.colour(c) for c, channel in enumerate(report.channels)}
-    return environment.get_template("funnel_page.html").render(
+    colours = {channel.name: colour(c) for c, channel in enumerate(report.channels)}
+    return template.render(
         report=report,
         p=report.provenance,
         stage_titles=STAGE_TITLES,

@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 from penchant.data.store import Store
-from penchant.evaluation.charts import FlowStage, Line, curve, flow, whisker
-from penchant.evaluation.funnel_audit import LostTarget
-from penchant.evaluation.funnel_page import item_titles, render_page, write_page
-from penchant.evaluation.funnel_report import Interval
-from tests.evaluation.funnels import PROVENANCE, report_by_hand
+from penchant.evaluation.funnel.audit import LostTarget
+from penchant.evaluation.funnel.charts import FlowStage, Line, curve, flow, whisker
+from penchant.evaluation.funnel.page import item_titles, render_page, write_page
+from penchant.evaluation.funnel.report import Interval
+from tests.evaluation.funnel.funnels import PROVENANCE, report_by_hand
 
 EVIL = '<script>alert("x")</script>'
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from penchant.evaluation.funnel_report import (
+from penchant.evaluation.funnel.report import (
     PLACE_BINS,
     STAGES,
     AtK,
