@@ -98,7 +98,7 @@ def test_each_item_gets_the_vector_of_its_own_text(market: Store) -> None:
     manifest = json.loads((market.path / "vectors" / "text" / "manifest.json").read_text())
     wanted = {"encoder": "counting", "kind": "text", "dim": 4, "missing": 0, "fingerprint": summary.fingerprint}
     assert wanted.items() <= manifest.items()
-    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text", "text.lock"]
+    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text"]
 
 
 def test_batches_are_bounded_and_of_like_length(market: Store) -> None:
@@ -172,7 +172,7 @@ def test_a_killed_encode_goes_on_from_its_finished_batches(market: Store) -> Non
     killed_and_resumed = np.array(market.vectors("text").values)
     encode_items(market, Counting(fingerprint="never killed"), batch_size=10)
     assert np.array_equal(market.vectors("text").values, killed_and_resumed)
-    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text", "text.lock"]
+    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text"]
 
 
 def test_missing_and_broken_pictures_are_counted_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_a_failing_encoder_leaves_the_old_vectors(market: Store) -> None:
     with pytest.raises(ConfigError, match="'counting' gives numbers that are not finite in float16"):
         encode_items(market, broken, batch_size=8)
     assert market.vectors("text").fingerprint == before
-    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text", "text.lock"]
+    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text"]
     # What was finite is kept, the rest is not.
     assert encode_items(market, Counting(fingerprint="overflowing"), batch_size=8).encoded == 72
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from penchant.errors import ConfigError, RunError
 from penchant.layers import Dropout
 from penchant.models import Sizes
-from penchant.training.checkpoint import locked
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
@@ -163,11 +162,6 @@ def test_accumulated_batches_equal_one_of_twice_the_size(tmp_path: Path) -> None
         states.append(model.state_dict())
     for key in states[0]:
         torch.testing.assert_close(states[0][key], states[1][key])
-
-
-def test_second_process_in_one_folder_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(RunError, match="another process"), locked(tmp_path):
-        pass
 
 
 def test_folder_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from penchant.data.output import into_place
+
 KEY_BYTES = 16
 
 
@@ -74,7 +76,7 @@ class VectorCache:
             "values": np.stack(list(self._pending.values())),
         }
         save_file(tensors, temporary)
-        temporary.replace(shard)
+        into_place(temporary, shard)
         self._where.update({key: (shard, row) for row, key in enumerate(self._pending)})
         self._pending.clear()
 
