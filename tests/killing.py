@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
-MODULES = "cli.data cli.train cli.funnel cli.serve cli.results encoders.encode data.sources.table"
+MODULES = (
+    *(f"penchant.{name}" for name in ("cli.data", "cli.train", "cli.funnel", "cli.serve", "cli.results")),
+    *("penchant.encoders.encode", "penchant.data.sources.table"),
+    "torch._dynamo",  # what an optimizer's first step imports
+    *(f"transformers.models.{name}" for name in ("auto", "bert.modeling_bert", "vit.modeling_vit")),
+    *("transformers.models.vit.image_processing_pil_vit", "transformers.models.auto.tokenization_auto"),
+)
+"""What the commands would import one by one."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +65,24 @@ class Commands:
         self._driver = subprocess.Popen(command, cwd=home, env=environment, **pipes)
 
     def run(
-        self, *args: object, watched: Path, after: float | None = None, at: int | None = None, stop: bool = False
+        self,
+        *args: object,
+        watched: Path,
+        cache: Path | None = None,
+        after: float | None = None,
+        at: int | None = None,
+        stop: bool = False,
     ) -> Ended:
         """Run a command to its end, or until it is killed.
 
         Args:
             watched: folder whose files' changes are counted.
+            cache: the command's PENCHANT_CACHE; one for all commands if None.
             after: kill it after so many seconds.
             at: kill it right before its n-th change; or, with `stop`, stop it there and return.
         """
         asked = {"watched": str(watched), "after": after, "at": at, "stop": stop}
-        return self._ask({"args": [str(a) for a in args], "cache": str(self.home / "cache"), **asked})
+        return self._ask({"args": [str(a) for a in args], "cache": str(cache or self.home / "cache"), **asked})
 
     def go_on(self, stopped: Ended) -> Ended:
         """Let a stopped command run to its end."""
@@ -88,12 +102,13 @@ class Commands:
 def _serve() -> None:
     from importlib import import_module
 
-    for name in MODULES.split():
-        import_module(f"penchant.{name}")
+    for name in MODULES:
+        import_module(name)
     from penchant.encoders.encode import encode_items
 
     assert encode_items.__kwdefaults__ is not None
     encode_items.__kwdefaults__["flush_s"] = 0.0  # shards after every batch, as hours of work would leave them
+    of_process: dict[int, list[Path]] = {}
     for line in sys.stdin:
         asked = json.loads(line)
         start = time.monotonic()
@@ -101,11 +116,14 @@ def _serve() -> None:
             process = asked["go_on"]
             os.kill(process, signal.SIGCONT)
         else:
-            process = os.fork() or _child(asked)
+            files = [Path(f"{len(of_process)}.{name}") for name in ("said", "changes")]
+            for file in files:
+                file.touch()  # by us: a kill may come before the child does anything
+            process = os.fork() or _child(asked, *files)
+            of_process[process] = files
         status = _wait(process, asked.get("after"))
-        said = Path(f"{process}.said").read_text()
-        counted = Path(f"{process}.changes")
-        ended = Ended(process, status, time.monotonic() - start, counted.stat().st_size, said)
+        said, counted = of_process[process]
+        ended = Ended(process, status, time.monotonic() - start, counted.stat().st_size, said.read_text())
         sys.stdout.write(json.dumps(ended.__dict__) + "\n")
         sys.stdout.flush()
 
@@ -123,17 +141,16 @@ def _wait(process: int, after: float | None) -> int | None:
     return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
 
 
-def _child(asked: dict[str, Any]) -> int:
+def _child(asked: dict[str, Any], said: Path, changes: Path) -> int:
     from penchant.cli.main import main
 
     status = 1
     try:
-        process = os.getpid()
-        said = os.open(f"{process}.said", os.O_CREAT | os.O_WRONLY)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        output = os.open(said, os.O_WRONLY | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         os.environ["PENCHANT_CACHE"] = asked["cache"]
-        _watch(asked["watched"], asked["at"], signal.SIGSTOP if asked["stop"] else signal.SIGKILL)
+        _watch(asked["watched"], changes, asked["at"], signal.SIGSTOP if asked["stop"] else signal.SIGKILL)
         status = main(asked["args"])
         sys.stdout.flush()
         sys.stderr.flush()
@@ -143,9 +160,9 @@ def _child(asked: dict[str, Any]) -> int:
         os._exit(status)
 
 
-def _watch(folder: str, at: int | None, how: signal.Signals) -> None:
-    process, seen = os.getpid(), 0
-    counted = os.open(f"{process}.changes", os.O_CREAT | os.O_WRONLY)
+def _watch(folder: str, changes: Path, at: int | None, how: signal.Signals) -> None:
+    seen = 0
+    counted = os.open(changes, os.O_WRONLY)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         nonlocal seen
@@ -154,7 +171,7 @@ def _watch(folder: str, at: int | None, how: signal.Signals) -> None:
         seen += 1
         os.write(counted, b".")
         if seen == at:
-            os.kill(process, how)
+            os.kill(os.getpid(), how)
 
     sys.addaudithook(hook)
 
@@ -165,7 +182,7 @@ def _changes(event: str, args: tuple[Any, ...], folder: str) -> bool:
     if event in ("os.remove", "os.rmdir") and args[1] != -1:
         return True  # within a shutil.rmtree: the path is relative
     path = args[0]
-    return not isinstance(path, int) and os.path.abspath(os.fspath(path)).startswith(folder)  # noqa: PTH100
+    return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(folder)  # noqa: PTH100
 
 
 if __name__ == "__main__":
