@@ -7,7 +7,8 @@
       models/                models converted once (backbone.py)
 
 Shards are only ever added, each under its final name once it is whole: a killed process loses what it had not yet
-written (a few seconds of work), and several processes may share a cache.
+written (a few seconds of work), and several processes may share a cache. A shard it was just writing stays under its
+temporary name, which nobody reads: whose it is cannot be known among several processes.
 """
 
 from __future__ import annotations
