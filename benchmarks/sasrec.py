@@ -28,8 +28,10 @@ from pyarrow import csv
 from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
 from penchant.data.batch import SequenceBatches
+from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
+from penchant.errors import RunError
 from penchant.evaluation.lists import evaluate_lists
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
 from penchant.evaluation.results import Result, versions_here, write_result
@@ -147,7 +149,8 @@ def run_ours(
     objective = SoftmaxObjective(SoftmaxConfig(), torch.from_numpy(whole.item_counts(store)))
     train = replace(sasrec().train, epochs=float(settings["epochs"]), tensorboard=False, device="cpu")
     wall, cpu = time.perf_counter(), time.process_time()
-    fit(model, objective, batches, train, out)
+    with alone(out, RunError, inside=True):
+        fit(model, objective, batches, train, out)
     raw = {"train_wall_s": time.perf_counter() - wall, "train_cpu_s": time.process_time() - cpu}
     raw["targets"] = batches.num_targets * settings["epochs"]
     wall, cpu = time.perf_counter(), time.process_time()

@@ -84,14 +84,8 @@ def train_funnel(store: Store, *, out: str | Path, epochs: float | None = None) 
     Args:
         epochs: of every stage that learns, at most; None trains each as long as its recipe says.
     """
-    from dataclasses import asdict
-
     from penchant.data.split import load_split
     from penchant.recipes import funnel as recipe
-    from penchant.recipes.runs import flat
 
     run = recipe.funnel() if epochs is None else recipe.shortened(recipe.funnel(), epochs)
-    split = load_split(store, "funnel")
-    trained = recipe.train_funnel(run, store, split, Path(out))
-    report = recipe.judge_funnel(trained, store, split, Path(out), config=flat(asdict(run)), seed=run.seed)
-    return recipe.TrainedFunnel(trained, store, report)
+    return recipe.run_funnel(run, store, load_split(store, "funnel"), Path(out))

@@ -7,6 +7,7 @@ counts, the items' categories) is in its state.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from penchant.data.output import into_place
 from penchant.data.store import write_json
 from penchant.errors import ConfigError, RunError
 
@@ -59,9 +61,9 @@ def save_model(model: nn.Module, folder: Path) -> None:
     """Write a model to a folder. It has `kind`, `config` (a frozen dataclass) and `sizes`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    temporary = folder / "model.safetensors.tmp"
+    temporary = folder / f"model.safetensors.tmp-{os.getpid()}"
     save_file(state, temporary)
-    temporary.replace(folder / "model.safetensors")
+    into_place(temporary, folder / "model.safetensors")
     model_any: Any = model
     write_json(
         folder / "model.json",

@@ -161,7 +161,7 @@ def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:
 def test_two_cannot_prepare_the_same_folder_at_once(tmp_path: Path) -> None:
     with (tmp_path / "store.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(StoreError, match="another process is preparing it"):
+        with pytest.raises(StoreError, match=r"store: another process is at work on it\. Wait"):
             prepare(from_tables(log(["u"], ["a"], [DAY])), tmp_path / "store", console=QUIET)
     store = prepare(from_tables(log(["u"], ["a"], [DAY])), tmp_path / "store", console=QUIET)  # a lock left by the dead
     assert store.num_events == 1

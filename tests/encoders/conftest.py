@@ -40,24 +40,30 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-@pytest.fixture(scope="session")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_text_model(folder: Path) -> Path:
     """A BERT of two layers and width 16 with a vocabulary of words; texts of up to 24 tokens."""
-    folder = tmp_path_factory.mktemp("text")
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=24, **SMALL)).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 
 
-@pytest.fixture(scope="session")
-def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_image_model(folder: Path) -> Path:
     """A ViT of two layers and width 16 for pictures of 32 x 32."""
-    folder = tmp_path_factory.mktemp("image")
     torch.manual_seed(0)
     ViTModel(ViTConfig(image_size=32, patch_size=8, **SMALL)).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_image_model(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(scope="session")

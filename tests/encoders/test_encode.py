@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 
 from penchant.data import schema
+from penchant.data.output import alone
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.encoders.encode import EncodeSummary, encode_items, encode_store
 from penchant.encoders.text import item_text, load_text_encoder
-from penchant.errors import ConfigError, ModelUnavailableError
+from penchant.errors import ConfigError, ModelUnavailableError, StoreError
 from tests.factories import make_store
 
 
@@ -98,7 +99,7 @@ def test_each_item_gets_the_vector_of_its_own_text(market: Store) -> None:
     manifest = json.loads((market.path / "vectors" / "text" / "manifest.json").read_text())
     wanted = {"encoder": "counting", "kind": "text", "dim": 4, "missing": 0, "fingerprint": summary.fingerprint}
     assert wanted.items() <= manifest.items()
-    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text", "text.lock"]
+    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text"]
 
 
 def test_batches_are_bounded_and_of_like_length(market: Store) -> None:
@@ -163,7 +164,9 @@ encode_items(Store(sys.argv[1]), encoder, batch_size=10, flush_s=0)
 
 
 def test_a_killed_encode_goes_on_from_its_finished_batches(market: Store) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(root / "src")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", KILLED, str(market.path)], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (market.path / "vectors" / "text").exists()
@@ -172,7 +175,15 @@ def test_a_killed_encode_goes_on_from_its_finished_batches(market: Store) -> Non
     killed_and_resumed = np.array(market.vectors("text").values)
     encode_items(market, Counting(fingerprint="never killed"), batch_size=10)
     assert np.array_equal(market.vectors("text").values, killed_and_resumed)
-    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text", "text.lock"]
+    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text"]
+
+
+def test_a_second_encode_of_the_same_kind_is_refused(market: Store) -> None:
+    with (
+        alone(market.path / "vectors" / "text", StoreError),
+        pytest.raises(StoreError, match=r"vectors/text: another process is at work on it\. Wait"),
+    ):
+        encode_items(market, Counting(), batch_size=8)
 
 
 def test_missing_and_broken_pictures_are_counted_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +216,7 @@ def test_a_failing_encoder_leaves_the_old_vectors(market: Store) -> None:
     with pytest.raises(ConfigError, match="'counting' gives numbers that are not finite in float16"):
         encode_items(market, broken, batch_size=8)
     assert market.vectors("text").fingerprint == before
-    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text", "text.lock"]
+    assert sorted(p.name for p in (market.path / "vectors").iterdir()) == ["text"]
     # What was finite is kept, the rest is not.
     assert encode_items(market, Counting(fingerprint="overflowing"), batch_size=8).encoded == 72
 

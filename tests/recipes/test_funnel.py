@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from penchant.data.history import requests_before_events, requests_before_times
+from penchant.data.output import alone
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, RunError
 from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.pipeline import load_funnel
 from penchant.recipes import funnel as recipe
@@ -63,6 +64,13 @@ def test_loaded_funnel_answers_as_the_trained_one(market: Store, trained: tuple[
     ours, loaded = trained[0].funnel.recommend(requests), load_funnel(trained[1]).recommend(requests)
     assert torch.equal(ours.items, loaded.items)
     torch.testing.assert_close(ours.scores, loaded.scores)
+
+
+def test_funnel_that_another_process_trains_is_left_alone(market: Store, tmp_path: Path) -> None:
+    with alone(tmp_path, RunError, inside=True):
+        with pytest.raises(RunError, match=f"{tmp_path}: another process is at work on it"):
+            recipe.run_funnel(small(), market, load_split(market, "funnel"), tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["lock"]
 
 
 def test_finished_funnel_is_not_trained_again(market: Store, trained: tuple[recipe.TrainedFunnel, Path]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from penchant.data.output import alone
 from penchant.data.split import load_split
-from penchant.errors import ConfigError, StoreError
+from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.results import find_results
 from penchant.recipes import controls
 from penchant.recipes.reproduce import (
@@ -47,6 +48,17 @@ def test_rows_run_once_and_results_carry_their_provenance(tmp_path: Path) -> Non
         assert result.config["kind"] == result.row
         assert result.metrics["HR@10"] is not None
         assert "HR@10 unseen" in result.metrics
+
+
+def test_a_row_that_another_process_is_at_is_refused(tmp_path: Path) -> None:
+    make_store(tmp_path / "stores" / "made-up")
+    row = tmp_path / "runs" / "controls" / "small" / "popularity.made-up.loo.s0"
+    with (
+        alone(row, RunError),
+        pytest.raises(RunError, match=r"loo\.s0: another process is at work"),
+    ):
+        run_row(Missing(TABLE, ROWS[0], 0), tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
+    assert not (tmp_path / "results").exists()
 
 
 def test_missing_rows_can_be_narrowed(tmp_path: Path) -> None:

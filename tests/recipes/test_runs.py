@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from penchant.data.output import alone
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError
@@ -62,6 +63,15 @@ def test_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> None
     written = (tmp_path / "model.safetensors").stat().st_mtime_ns
     assert train_run(run, store, split, tmp_path) == first
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("name", ["popularity", "gru4rec", "din"])
+def test_folder_that_another_process_trains_in_is_left_alone(store: Store, tmp_path: Path, name: str) -> None:
+    split = load_split(store, "temporal-successive")
+    with alone(tmp_path, RunError, inside=True):
+        with pytest.raises(RunError, match=f"{tmp_path}: another process is at work on it"):
+            train_run(short(controls.recipe_of(name)), store, split, tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["lock"]
 
 
 def test_folder_of_another_run_is_refused(store: Store, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from penchant.data.output import alone
 from penchant.data.split import define_splits, load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store
@@ -106,6 +107,13 @@ def test_a_bundle_holds_the_models_weights_and_nothing_of_training(
 
 def test_two_exports_differ_in_nothing(run_folder: Path, bundle: Bundle, store: Store, tmp_path: Path) -> None:
     assert export(run_folder, store, tmp_path / "again").manifest == bundle.manifest
+
+
+def test_a_second_export_to_the_same_folder_is_refused(run_folder: Path, store: Store, tmp_path: Path) -> None:
+    with alone(tmp_path / "bundle", BundleError):
+        with pytest.raises(BundleError, match=r"bundle: another process is at work on it"):
+            export(run_folder, store, tmp_path / "bundle")
+        assert [p.name for p in tmp_path.iterdir()] == ["bundle.lock"]
 
 
 def test_an_export_never_writes_over_something(run_folder: Path, store: Store, tmp_path: Path) -> None:

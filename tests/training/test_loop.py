@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from penchant.errors import ConfigError, RunError
 from penchant.layers import Dropout
 from penchant.models import Sizes
-from penchant.training.checkpoint import locked
+from penchant.training.checkpoint import Progress, save_checkpoint
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
@@ -128,6 +128,33 @@ def test_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None
     assert all(torch.equal(seen[0.9][k], model.state_dict()[k]) and torch.equal(saved[k], seen[0.9][k]) for k in saved)
 
 
+def test_best_weights_are_those_the_checkpoint_speaks_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill came after better weights were written and before the checkpoint; gone on with, they are not as good."""
+    model = Tiny()
+    scores = [0.5, 0.9]
+    seen = {}
+
+    def validate() -> dict[str, float]:
+        score = scores.pop(0)
+        seen[score] = {k: v.clone() for k, v in model.state_dict().items()}
+        return {"NDCG@10": score}
+
+    def killed(run: Path, model: Any, optimizers: Any, progress: Progress) -> None:
+        if progress.step == 10:
+            raise KeyboardInterrupt
+        save_checkpoint(run, model, optimizers, progress)
+
+    monkeypatch.setattr("penchant.training.loop.save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, to_ones, RowBatches(), CONFIG, tmp_path, validate)
+    monkeypatch.undo()
+    model, scores = Tiny(), [0.4, 0.3, 0.2, 0.1, 0.0]
+    result = fit(model, to_ones, RowBatches(), CONFIG, tmp_path, validate)
+    assert (result.best_step, result.best) == (5, 0.5)
+    assert all(torch.equal(seen[0.5][k], v) for k, v in model.state_dict().items())
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["best-5", "checkpoint-30"]
+
+
 def test_looking_more_often_does_not_change_what_is_learned(tmp_path: Path) -> None:
     def run(name: str, every: float) -> dict[str, Tensor]:
         model = Tiny()
@@ -163,11 +190,6 @@ def test_accumulated_batches_equal_one_of_twice_the_size(tmp_path: Path) -> None
         states.append(model.state_dict())
     for key in states[0]:
         torch.testing.assert_close(states[0][key], states[1][key])
-
-
-def test_second_process_in_one_folder_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(RunError, match="another process"), locked(tmp_path):
-        pass
 
 
 def test_folder_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ PREPARE_HELP = """\
 usage: penchant prepare SOURCE --out STORE [--FIELD VALUE ...]
 
 Turn raw logs and a catalogue into a Store: checked, sorted, hashed, with its splits. Rows that cannot be used are
-counted and shown with their line; a prepare that is killed leaves nothing behind.
+counted and shown with their line; a prepare that is killed leaves no half of a Store.
 
   penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
   penchant prepare table --events clicks.csv --items catalogue.parquet --out stores/shop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +16,8 @@ from penchant.data.sources import movielens
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
-from penchant.evaluation.funnel.report import FunnelReport, render_terminal
+from penchant.evaluation.funnel.report import render_terminal
 from penchant.recipes import funnel as recipe
-from penchant.recipes.runs import flat
 from penchant.serve.app import serve
 from penchant.serve.export import export
 
@@ -76,15 +75,10 @@ def _split(store: Store, name: str) -> Split:
     return split
 
 
-def _funnel(
-    run: recipe.FunnelRun, store: Store, split: Split, out: Path, targets: int, console: Console
-) -> FunnelReport:
-    trained = recipe.train_funnel(run, store, split, out, console)
-    config = flat(asdict(run))
-    report = recipe.judge_funnel(trained, store, split, out, config=config, seed=run.seed, limit=targets)
+def _funnel(run: recipe.FunnelRun, store: Store, split: Split, out: Path, targets: int, console: Console) -> None:
+    report = recipe.run_funnel(run, store, split, out, console, limit=targets).report
     console.print(render_terminal(report))
     console.print(cold_users(split, "test"))
-    return report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,6 @@ Rows that cannot be used are refused, counted and shown with their place; with `
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from penchant.data.numbering import number_items, number_queries, number_requests, number_users
+from penchant.data.output import alone, into_place
 from penchant.data.schema import SOURCES
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
 from penchant.data.sources.times import time_checks, timed
@@ -53,10 +52,9 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
     """
     out = Path(out)
     console = console or Console(stderr=True)
-    with _alone(out):
+    with alone(out, StoreError):
         if out.exists():
             raise StoreError("already exists", where=out, fix="Choose another --out, or remove it first.")
-        _remove_stale(out)
         temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
         try:
             with _steps(console, f"prepare {raw.name}", 6) as step:
@@ -86,7 +84,7 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
                 )
                 step("splits")
                 define_splits(Store(temporary))
-                temporary.replace(out)
+                into_place(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             raw.work.close()
@@ -162,33 +160,6 @@ def _fatal(refused: list[Refused]) -> DataError:
     rows = sum(r.count for r in refused)
     what = f"{first.reason} ({rows:,} rows refused in all, and --strict is set)"
     return DataError(what, where=first.samples[0] if first.samples else None, fix=first.fix)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One process at a time prepares `out`. The lock goes with the process, however it ends."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.with_name(f"{out.name}.lock")
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The former holder may have removed the file between our opening and our locking it.
-            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                raise BlockingIOError
-        except BlockingIOError:
-            raise StoreError(
-                "another process is preparing it", where=out, fix="Wait, or choose another --out."
-            ) from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _remove_stale(out: Path) -> None:
-    """Remove what killed processes left beside `out`; whoever holds its lock is the only one at work on it."""
-    for path in out.parent.glob(f"{glob.escape(out.name)}.tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from penchant.data.output import into_place
 from penchant.data.store import Store, fingerprint, write_json
 from penchant.errors import StoreError
 
@@ -227,7 +228,7 @@ def add_split(store: Store, name: str, windows: tuple[str, ...], ends: np.ndarra
     try:
         with temporary.open("wb") as file:
             np.save(file, ends)
-        temporary.replace(store.path / "splits" / f"{name}.npy")
+        into_place(temporary, store.path / "splits" / f"{name}.npy")
     finally:
         temporary.unlink(missing_ok=True)
     _write_definition(store, name, definition)

@@ -40,6 +40,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penchant.data import schema
+from penchant.data.output import into_place
 from penchant.errors import StoreError
 
 MANIFEST = "manifest.json"
@@ -67,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

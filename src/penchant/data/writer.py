@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penchant.data import schema
+from penchant.data.output import into_place
 from penchant.data.store import MANIFEST, Store, fingerprint, sha256, write_json
 from penchant.errors import StoreError
 
@@ -120,7 +121,7 @@ def write_store(
                 **(meta or {}),
             },
         )
-        temporary.replace(out)
+        into_place(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

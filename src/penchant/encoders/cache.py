@@ -7,7 +7,8 @@
       models/                models converted once (backbone.py)
 
 Shards are only ever added, each under its final name once it is whole: a killed process loses what it had not yet
-written (a few seconds of work), and several processes may share a cache.
+written (a few seconds of work), and several processes may share a cache. A shard it was just writing stays under its
+temporary name, which nobody reads: whose it is cannot be known among several processes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from penchant.data.output import into_place
 
 KEY_BYTES = 16
 
@@ -74,7 +77,7 @@ class VectorCache:
             "values": np.stack(list(self._pending.values())),
         }
         save_file(tensors, temporary)
-        temporary.replace(shard)
+        into_place(temporary, shard)
         self._where.update({key: (shard, row) for row, key in enumerate(self._pending)})
         self._pending.clear()
 

@@ -8,7 +8,6 @@ store/vectors/<text or image>/
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,11 +24,12 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from penchant.data.output import alone, into_place
 from penchant.data.store import MANIFEST, Store, cache_root, write_json
 from penchant.encoders.cache import KEY_BYTES, VectorCache, content_key
 from penchant.encoders.image import load_image_encoder, open_picture
 from penchant.encoders.text import item_text, load_text_encoder
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, StoreError
 
 Kind = Literal["text", "image"]
 Content = str | bytes
@@ -114,6 +114,7 @@ def encode_store(
     Raises:
         ModelUnavailableError: an encoder cannot be had; nothing has been encoded then.
         ConfigError: no such device, or an encoder gives numbers that float16 cannot hold.
+        StoreError: another process is encoding the same kind for this Store.
     """
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}", fix="Give 1 or more.")
@@ -139,11 +140,7 @@ def encode_items(store: Store, encoder: Encoder, *, batch_size: int, flush_s: fl
     wall, cpu = time.perf_counter(), time.process_time()
     cache = VectorCache(cache_root() / "vectors" / encoder.fingerprint, encoder.dim, flush_s=flush_s)
     vectors = store.path / "vectors"
-    vectors.mkdir(exist_ok=True)
-    with (vectors / f"{kind}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, then finds everything encoded
-        for stale in vectors.glob(f"{kind}.tmp-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+    with alone(vectors / kind, StoreError):
         temporary = vectors / f"{kind}.tmp-{os.getpid()}"
         temporary.mkdir()
         try:
@@ -242,13 +239,17 @@ def _batches(new: dict[bytes, Content], size: int) -> Iterator[list[tuple[bytes,
 
 
 def _put(temporary: Path, folder: Path) -> None:
-    """Take the new vectors' place, unless those there are the same; who has the old ones mapped keeps them."""
+    """Take the old vectors' place, unless those are the same; who has the old ones mapped keeps them.
+
+    A folder that is not empty cannot be renamed over: a kill between the two renames leaves the Store without vectors,
+    and the next encode makes them from the cache.
+    """
     new, old = temporary / MANIFEST, folder / MANIFEST
     if old.is_file() and json.loads(old.read_text()) == json.loads(new.read_text()):
         return
     if folder.exists():
         folder.replace(temporary.with_name(f"{temporary.name}.old"))
-    temporary.replace(folder)
+    into_place(temporary, folder)
     shutil.rmtree(temporary.with_name(f"{temporary.name}.old"), ignore_errors=True)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penchant.data.output import into_place
 from penchant.data.store import write_json
 from penchant.errors import ConfigError, RunError
 
@@ -121,7 +122,7 @@ def write_result(results: str | Path, result: Result, per_user: pa.Table | None 
         data, dropped = _small_parquet(per_user)
         temporary = path.with_name(f"{result.stem}.parquet.tmp-{os.getpid()}")
         temporary.write_bytes(data)
-        temporary.replace(path.with_name(f"{result.stem}.parquet"))
+        into_place(temporary, path.with_name(f"{result.stem}.parquet"))
         values["per_user_dropped"] = dropped
     write_json(path, values)
     return path

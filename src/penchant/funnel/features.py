@@ -7,6 +7,7 @@ request with its history, and the candidates' provenance.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from penchant.data.history import Requests
+from penchant.data.output import into_place
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
@@ -159,9 +161,9 @@ class Features:
     def save(self, folder: Path) -> None:
         """Write `features.safetensors` and `features.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "features.safetensors.tmp"
+        temporary = folder / f"features.safetensors.tmp-{os.getpid()}"
         save_file({"log_popularity": self.log_popularity, "item_category": self.item_category}, temporary)
-        temporary.replace(folder / "features.safetensors")
+        into_place(temporary, folder / "features.safetensors")
         described = {"channels": list(self.channels), "max_len": self.max_len, "fitted_on": self.fitted_on}
         write_json(folder / "features.json", {**described, "names": list(self.names)})
 

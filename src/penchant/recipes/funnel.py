@@ -24,9 +24,10 @@ from tyro.conf import AvoidSubcommands
 from penchant.baselines.ranking.objective import listwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests, requests_before_events, requests_before_times
+from penchant.data.output import alone
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
-from penchant.errors import ConfigError, StoreError
+from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.funnel.audit import FunnelAudit
 from penchant.evaluation.funnel.page import item_titles, write_page
 from penchant.evaluation.funnel.report import FunnelReport, Provenance
@@ -39,7 +40,7 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.runs import CountRun, Run, build_ranker, describe_run, sample_targets, train_run
+from penchant.recipes.runs import CountRun, Run, build_ranker, describe_run, flat, sample_targets, train_run
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
@@ -125,6 +126,20 @@ def seeded(run: FunnelRun) -> FunnelRun:
     )
     prerank, rank = replace(run.prerank_train, seed=run.seed), replace(run.rank_train, seed=run.seed)
     return replace(run, channels=channels, prerank_train=prerank, rank_train=rank)
+
+
+def run_funnel(
+    run: FunnelRun, store: Store, split: Split, out: Path, console: Console | None = None, *, limit: int = 0
+) -> TrainedFunnel:
+    """Train a funnel into `out` and judge it there (`train_funnel`, `judge_funnel`).
+
+    Raises:
+        RunError: `out` holds another run, or another process is at work on it.
+    """
+    with alone(out, RunError, inside=True):
+        funnel = train_funnel(run, store, split, out, console)
+        report = judge_funnel(funnel, store, split, out, config=flat(asdict(run)), seed=run.seed, limit=limit)
+    return TrainedFunnel(funnel, store, report)
 
 
 def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console: Console | None = None) -> Funnel:

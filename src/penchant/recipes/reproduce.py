@@ -13,9 +13,10 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
-from penchant.errors import ConfigError, StoreError
+from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.results import Result, find_results, result_path, versions_here, write_result
 from penchant.recipes import controls
 from penchant.recipes.judge import judge_run
@@ -175,6 +176,7 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
 
     Raises:
         StoreError: its Store is not in `stores`; the message says how to make it.
+        RunError: another process is at work on this row.
     """
     row, table = item.row, item.table
     path = stores / row.data
@@ -188,32 +190,33 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     if not isinstance(run, CountRun):
         run = replace(run, train=replace(run.train, seed=item.seed))
     out = folder.with_name(f"{folder.name}.s{item.seed}")
-    trained = train_run(run, store, split, out)
-    loaded = load_run(out, path)
-    verdict = judge_run(loaded, out, filter_seen=not table.name.startswith("ranking"))
-    result = Result(
-        paper=table.paper,
-        table=table.name,
-        row=row.name,
-        data=row.data,
-        split=row.split,
-        seed=item.seed,
-        window="test",
-        config=loaded.described["config"],
-        data_fingerprint=store.fingerprint,
-        split_fingerprint=split.fingerprint,
-        versions=versions_here(),
-        device="cpu" if isinstance(run, CountRun) else str(next(loaded.model.parameters()).device),
-        cpu_seconds=trained.cpu_seconds + verdict.cpu_seconds,
-        wall_seconds=trained.wall_seconds + verdict.wall_seconds,
-        steps=trained.steps,
-        trials=len(row.tries) or row.trials,
-        metrics=dict(verdict.metrics()),
-        slices=verdict.slices(),
-        notes=(*verdict.notes(), *tried),
-        synthetic=bool(store.manifest.get("synthetic", False)),
-    )
-    write_result(results, result, verdict.per_user())
+    with alone(out, RunError):  # until it is judged; `train_run` holds the folder while it trains
+        trained = train_run(run, store, split, out)
+        loaded = load_run(out, path)
+        verdict = judge_run(loaded, out, filter_seen=not table.name.startswith("ranking"))
+        result = Result(
+            paper=table.paper,
+            table=table.name,
+            row=row.name,
+            data=row.data,
+            split=row.split,
+            seed=item.seed,
+            window="test",
+            config=loaded.described["config"],
+            data_fingerprint=store.fingerprint,
+            split_fingerprint=split.fingerprint,
+            versions=versions_here(),
+            device="cpu" if isinstance(run, CountRun) else str(next(loaded.model.parameters()).device),
+            cpu_seconds=trained.cpu_seconds + verdict.cpu_seconds,
+            wall_seconds=trained.wall_seconds + verdict.wall_seconds,
+            steps=trained.steps,
+            trials=len(row.tries) or row.trials,
+            metrics=dict(verdict.metrics()),
+            slices=verdict.slices(),
+            notes=(*verdict.notes(), *tried),
+            synthetic=bool(store.manifest.get("synthetic", False)),
+        )
+        write_result(results, result, verdict.per_user())
     return result
 
 

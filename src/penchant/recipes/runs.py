@@ -28,6 +28,7 @@ from penchant.baselines.retrieval.popularity import PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
+from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
 from penchant.errors import ConfigError, RunError
@@ -97,20 +98,21 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
     """Carry out a run into the folder `out`; one that was cut goes on, a finished one is only loaded again.
 
     Raises:
-        RunError: `out` holds another run.
+        RunError: `out` holds another run, or another process is at work on it.
     """
-    describe_run(run, store, split, out)
-    finished = out / "result.json"
-    if finished.is_file():
-        return FitResult(**json.loads(finished.read_text()))
-    match run:
-        case CountRun():
-            result = _train_counts(run, store, split, out)
-        case SequenceRun():
-            result = _train_sequence(run, store, split, out)
-        case RankingRun():
-            result = _train_ranking(run, store, split, out)
-    write_json(finished, asdict(result))
+    with alone(out, RunError, inside=True):
+        describe_run(run, store, split, out)
+        finished = out / "result.json"
+        if finished.is_file():
+            return FitResult(**json.loads(finished.read_text()))
+        match run:
+            case CountRun():
+                result = _train_counts(run, store, split, out)
+            case SequenceRun():
+                result = _train_sequence(run, store, split, out)
+            case RankingRun():
+                result = _train_ranking(run, store, split, out)
+        write_json(finished, asdict(result))
     return result
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from penchant.data.output import alone, into_place
 from penchant.data.split import load_split
 from penchant.data.store import Store, fingerprint, sha256, write_json
 from penchant.errors import BundleError, RunError
@@ -43,49 +44,51 @@ def export(run: str | Path, store: Store, out: str | Path) -> Bundle:
         store: the Store the run was trained on.
 
     Raises:
-        BundleError: `out` exists.
+        BundleError: `out` exists, or another process is exporting to it.
         RunError: the run lacks a file, has a damaged one, or was trained on another Store.
     """
     run, out = Path(run), Path(out)
-    if out.exists():
-        raise BundleError("already exists", where=out, fix="Choose another --out, or remove it first.")
     settings = load_settings(run)
     trained_on = _trained_on(run, store)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        shutil.copy(run / SETTINGS, temporary / SETTINGS)
-        _write_models(run, temporary, settings, store)
-        _write_histories(store, temporary, settings.max_history)
-        pq.write_table(store.table("items", ["item_id", "title", "text", "category_path"]), temporary / "items.parquet")
-        pq.write_table(store.table("users", ["user_id"]), temporary / "users.parquet")
-        num_thumbnails, num_unreadable = _write_thumbnails(store, temporary)
-        manifest = {
-            "format": FORMAT,
-            "store": {"name": store.name, "fingerprint": store.fingerprint},
-            "split": trained_on,
-            "synthetic": bool(store.manifest.get("synthetic", False)),
-            "counts": {
-                "items": store.num_items,
-                "users": store.num_users,
-                "thumbnails": num_thumbnails,
-                "unreadable_pictures": num_unreadable,
-            },
-            "versions": {name: version(name) for name in ("penchant", "torch", "numpy", "safetensors", "pyarrow")},
-            "files": {
-                file.relative_to(temporary).as_posix(): {"sha256": sha256(file), "bytes": file.stat().st_size}
-                for file in sorted(temporary.rglob("*"))
-                if file.is_file()
-            },
-        }
-        write_json(temporary / MANIFEST, {**manifest, "sha256": fingerprint(manifest)})
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with alone(out, BundleError):
+        if out.exists():
+            raise BundleError("already exists", where=out, fix="Choose another --out, or remove it first.")
+        temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+        try:
+            temporary.mkdir()
+            _write(run, store, temporary, settings, trained_on)
+            into_place(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(out)
+
+
+def _write(run: Path, store: Store, out: Path, settings: FunnelSettings, trained_on: dict[str, Any] | None) -> None:
+    shutil.copy(run / SETTINGS, out / SETTINGS)
+    _write_models(run, out, settings, store)
+    _write_histories(store, out, settings.max_history)
+    pq.write_table(store.table("items", ["item_id", "title", "text", "category_path"]), out / "items.parquet")
+    pq.write_table(store.table("users", ["user_id"]), out / "users.parquet")
+    num_thumbnails, num_unreadable = _write_thumbnails(store, out)
+    manifest = {
+        "format": FORMAT,
+        "store": {"name": store.name, "fingerprint": store.fingerprint},
+        "split": trained_on,
+        "synthetic": bool(store.manifest.get("synthetic", False)),
+        "counts": {
+            "items": store.num_items,
+            "users": store.num_users,
+            "thumbnails": num_thumbnails,
+            "unreadable_pictures": num_unreadable,
+        },
+        "versions": {name: version(name) for name in ("penchant", "torch", "numpy", "safetensors", "pyarrow")},
+        "files": {
+            file.relative_to(out).as_posix(): {"sha256": sha256(file), "bytes": file.stat().st_size}
+            for file in sorted(out.rglob("*"))
+            if file.is_file()
+        },
+    }
+    write_json(out / MANIFEST, {**manifest, "sha256": fingerprint(manifest)})
 
 
 def _trained_on(run: Path, store: Store) -> dict[str, Any] | None:

@@ -1,20 +1,16 @@
 """Checkpoints: everything a run needs to go on to the very same weights, as safetensors and JSON.
 
 run/
-  LOCK                       held while a process trains here
   checkpoint.json            names the newest whole checkpoint
   checkpoint-<step>/         model, optimizer, random state (safetensors), progress (JSON)
-  best/                      the weights of the best validation so far
+  best-<step>/               the weights of the best validation so far
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from penchant.data.output import into_place
 from penchant.data.store import write_json
 from penchant.errors import RunError
 from penchant.training.optim import load_optimizer_tensors, optimizer_tensors
@@ -48,30 +45,18 @@ class Progress:
     best_metrics: dict[str, float] = field(default_factory=dict)
 
 
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold the run folder: a second process is refused instead of writing into the same files.
-
-    Raises:
-        RunError: another process trains here.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "LOCK").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                "another process trains here", where=run, fix="Wait for it, or choose another --out."
-            ) from error
-        yield
+def best_folder(run: Path, progress: Progress) -> Path:
+    """Where the weights of the best validation are. Each has a folder of its own: those a checkpoint speaks of stay."""
+    return run / f"best-{progress.best_step}"
 
 
 def save_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
-    """Write a checkpoint beside the last, point to it, then drop the last: one whole checkpoint exists at any time."""
+    """Write a checkpoint beside the last, point to it, then drop the last: one whole checkpoint exists at any time.
+
+    As long as the disk keeps its word that holds for a power cut as well (`into_place`).
+    """
     folder = run / f"checkpoint-{progress.step}"
     temporary = run / f"{folder.name}.tmp-{os.getpid()}"
-    for stale in run.glob("checkpoint-*.tmp-*"):
-        shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir()
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -80,12 +65,10 @@ def save_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Op
     save_file(_plain(optimizer_tensors(optimizers)), temporary / "optimizer.safetensors")
     save_file(random, temporary / "random.safetensors")
     write_json(temporary / "progress.json", asdict(progress))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # a kill left it there before anything pointed to it
+    into_place(temporary, folder)
     write_json(run / POINTER, {"newest": folder.name})
-    for old in run.glob("checkpoint-*"):
-        if old.name != folder.name:
-            shutil.rmtree(old, ignore_errors=True)
+    _drop_others(run, folder, progress)
 
 
 def load_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
@@ -110,7 +93,15 @@ def load_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Op
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
+    _drop_others(run, folder, progress)  # a kill may have come before the last process had
     return progress
+
+
+def _drop_others(run: Path, newest: Path, progress: Progress) -> None:
+    kept = (newest, best_folder(run, progress))
+    for old in (*run.glob("checkpoint-*"), *run.glob("best-*")):
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from penchant.data.store import fingerprint, write_text
 from penchant.errors import ConfigError, RunError
 from penchant.models import pick_device, save_model
-from penchant.training.checkpoint import Progress, load_checkpoint, locked, save_checkpoint
+from penchant.training.checkpoint import Progress, best_folder, load_checkpoint, save_checkpoint
 from penchant.training.optim import OptimConfig, build_optimizers, rate, set_rate
 
 
@@ -106,12 +106,12 @@ def fit(
 
     Args:
         objective: (model, batch) -> named terms; the loss is their sum.
-        run: the run folder; a checkpoint in it is gone on from.
+        run: the run folder, which the caller holds (`alone`); a checkpoint in it is gone on from.
         validate: called in evaluation mode; its metrics are logged and `config.metric` chooses.
         should_stop: asked after each step; True ends the call as a kill would, without the closing words.
 
     Raises:
-        RunError: the folder is in use or belongs to other settings, or the loss is not finite.
+        RunError: the folder belongs to other settings, or the loss is not finite.
         ConfigError: the first validation has no `config.metric`.
     """
     device = pick_device(config.device)
@@ -120,67 +120,67 @@ def fit(
     torch.manual_seed(config.seed)
     model.to(device)
     optimizers = build_optimizers(model, config.optim)
-    with locked(run):
-        _same_settings(run, model, config, steps)
-        progress = load_checkpoint(run, model, optimizers)
-        log = _Log(run, progress.step, tensorboard=config.tensorboard)
-        wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
-        targets = 0
-        stopped_early = _out_of_patience(progress, eval_steps, config)
-        with _Bar(title, steps, progress.step) as bar:
-            while progress.step < steps and not stopped_early:
-                model.train()
-                share = rate(progress.step, steps, config.optim)
-                set_rate(optimizers, share, config.optim)
-                terms: dict[str, float] = {}
-                for i in range(config.accumulate):
-                    batch = batches.batch(progress.step * config.accumulate + i).to(device)
-                    named = objective(model, batch)
-                    loss = torch.stack(list(named.values())).sum() / config.accumulate
-                    loss.backward()
-                    targets += batch.num_targets
-                    for name, value in named.items():
-                        terms[name] = terms.get(name, 0.0) + float(value.detach()) / config.accumulate
-                _step(model, optimizers, config.optim)
-                progress.step += 1
-                if not all(v == v and abs(v) != float("inf") for v in terms.values()):
-                    raise RunError(
-                        f"the loss is not finite at step {progress.step}: {terms}", where=run, fix="Lower optim.lr."
-                    )
-                now = time.perf_counter()
-                speed = targets / (now - wall)
+    run.mkdir(parents=True, exist_ok=True)
+    _same_settings(run, model, config, steps)
+    progress = load_checkpoint(run, model, optimizers)
+    log = _Log(run, progress.step, tensorboard=config.tensorboard)
+    wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
+    targets = 0
+    stopped_early = _out_of_patience(progress, eval_steps, config)
+    with _Bar(title, steps, progress.step) as bar:
+        while progress.step < steps and not stopped_early:
+            model.train()
+            share = rate(progress.step, steps, config.optim)
+            set_rate(optimizers, share, config.optim)
+            terms: dict[str, float] = {}
+            for i in range(config.accumulate):
+                batch = batches.batch(progress.step * config.accumulate + i).to(device)
+                named = objective(model, batch)
+                loss = torch.stack(list(named.values())).sum() / config.accumulate
+                loss.backward()
+                targets += batch.num_targets
+                for name, value in named.items():
+                    terms[name] = terms.get(name, 0.0) + float(value.detach()) / config.accumulate
+            _step(model, optimizers, config.optim)
+            progress.step += 1
+            if not all(v == v and abs(v) != float("inf") for v in terms.values()):
+                raise RunError(
+                    f"the loss is not finite at step {progress.step}: {terms}", where=run, fix="Lower optim.lr."
+                )
+            now = time.perf_counter()
+            speed = targets / (now - wall)
 
-                # Every few steps: a line for people and files.
-                if progress.step % 10 == 0 or progress.step == steps:
-                    log.write(progress.step, {**terms, "lr_share": share, "targets_per_s": speed})
-                bar(progress, sum(terms.values()), speed)
+            # Every few steps: a line for people and files.
+            if progress.step % 10 == 0 or progress.step == steps:
+                log.write(progress.step, {**terms, "lr_share": share, "targets_per_s": speed})
+            bar(progress, sum(terms.values()), speed)
 
-                # Every epoch or so: validate, keep the best weights.
-                if validate is not None and (progress.step % eval_steps == 0 or progress.step == steps):
-                    metrics = _validated(model, validate)
-                    log.write(progress.step, {f"valid/{k}": v for k, v in metrics.items()})
-                    score = _chosen(metrics, config.metric, run)
-                    # NaN is never the best: nothing would ever be better.
-                    if not math.isnan(score) and (progress.best is None or score > progress.best):
-                        progress.best, progress.best_step, progress.best_metrics = score, progress.step, metrics
-                        save_model(model, run / "best")
-                    stopped_early = _out_of_patience(progress, eval_steps, config)
+            # Every epoch or so: validate, keep the best weights.
+            if validate is not None and (progress.step % eval_steps == 0 or progress.step == steps):
+                metrics = _validated(model, validate)
+                log.write(progress.step, {f"valid/{k}": v for k, v in metrics.items()})
+                score = _chosen(metrics, config.metric, run)
+                # NaN is never the best: nothing would ever be better.
+                if not math.isnan(score) and (progress.best is None or score > progress.best):
+                    progress.best, progress.best_step, progress.best_metrics = score, progress.step, metrics
+                    save_model(model, best_folder(run, progress))
+                stopped_early = _out_of_patience(progress, eval_steps, config)
 
-                # Every minute or so: a checkpoint to go on from.
-                if now - saved >= config.checkpoint_every_s or progress.step == steps or stopped_early:
-                    progress.wall_seconds += time.perf_counter() - wall
-                    progress.cpu_seconds += time.process_time() - cpu
-                    save_checkpoint(run, model, optimizers, progress)
-                    wall, cpu, saved, targets = time.perf_counter(), time.process_time(), time.perf_counter(), 0
-                if should_stop(progress.step):
-                    break
-        log.close()
-        finished = progress.step >= steps or stopped_early
-        if finished and progress.best is not None:
-            model.load_state_dict(load_file(run / "best" / "model.safetensors"))
-        if finished:
-            save_model(model, run)
-        model.eval()
+            # Every minute or so: a checkpoint to go on from.
+            if now - saved >= config.checkpoint_every_s or progress.step == steps or stopped_early:
+                progress.wall_seconds += time.perf_counter() - wall
+                progress.cpu_seconds += time.process_time() - cpu
+                save_checkpoint(run, model, optimizers, progress)
+                wall, cpu, saved, targets = time.perf_counter(), time.process_time(), time.perf_counter(), 0
+            if should_stop(progress.step):
+                break
+    log.close()
+    finished = progress.step >= steps or stopped_early
+    if finished and progress.best is not None:
+        model.load_state_dict(load_file(best_folder(run, progress) / "model.safetensors"))
+    if finished:
+        save_model(model, run)
+    model.eval()
     return FitResult(
         progress.step,
         progress.best_step,

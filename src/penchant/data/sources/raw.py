@@ -5,9 +5,12 @@ The large tables live in a DuckDB workspace on disk, so that twenty million rows
 
 from __future__ import annotations
 
+import fcntl
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -45,11 +48,20 @@ class Refused:
 
 
 class Workspace:
-    """A DuckDB database that goes to a temporary folder when it outgrows `MEMORY`; the folder goes with it."""
+    """A DuckDB database that goes to a temporary folder when it outgrows `MEMORY`; the folder goes with it.
+
+    The folder is in the system's temporary directory (TMPDIR). One that a killed process left there, many GB maybe, is
+    removed by the next workspace.
+    """
 
     def __init__(self) -> None:
+        _remove_dead()
         self._folder = tempfile.TemporaryDirectory(prefix="penchant-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
+        # Locked before it has its name, so that nobody finds the lock of a living process free.
+        self._lock = (self.folder / "new").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        (self.folder / "new").rename(self.folder / "lock")
         self.db = duckdb.connect()
         self.db.execute(f"SET memory_limit = '{MEMORY}'")
         self.db.execute(f"SET temp_directory = {text(self.folder / 'spill')}")
@@ -82,7 +94,16 @@ class Workspace:
 
     def close(self) -> None:
         self.db.close()
+        self._lock.close()
         self._folder.cleanup()
+
+
+def _remove_dead() -> None:
+    """Remove the workspaces of killed processes: a lock goes with its process, so one that can be had has none."""
+    for lock in Path(tempfile.gettempdir()).glob("penchant-*/lock"):
+        with suppress(OSError), lock.open() as file:  # its process lives, it is another user's, or it is just gone
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 @dataclass

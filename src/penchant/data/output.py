@@ -1,0 +1,68 @@
+"""How outputs come to be: by one process at a time, whole or not at all, whatever was killed before."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from penchant.errors import PenchantError
+
+
+def into_place(temporary: Path, path: Path) -> None:
+    """Rename a finished temporary file or folder to `path`: whoever looks sees nothing, or the old one, or it whole.
+
+    Against kills the rename is enough. Against a power cut the bytes are forced to the disk before it, so that no name
+    is there without its bytes, and the rename after it, so that it outlives what is done next (deleting the old one).
+    """
+    for written in (*temporary.rglob("*"), temporary):
+        _force(written)
+    temporary.replace(path)
+    _force(path.parent)
+
+
+def _force(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone(out: Path, error: type[PenchantError], *, inside: bool = False) -> Iterator[None]:
+    """Hold `out` against other processes; the lock goes with the process, however it ends.
+
+    What killed processes left of their temporary files and folders (`<name>.tmp-<process>`) is removed first.
+
+    Args:
+        inside: lock and temporaries are in the folder `out`, which grows (a run), not beside `out`, which appears whole
+            (a Store, vectors, a bundle).
+
+    Raises:
+        PenchantError: an `error`: another process holds `out`.
+    """
+    folder, lock = (out, out / "lock") if inside else (out.parent, out.with_name(f"{out.name}.lock"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The former holder may have removed the file between our opening and our locking it.
+            if not lock.exists() or os.fstat(file.fileno()).st_ino != lock.stat().st_ino:
+                raise BlockingIOError
+        except BlockingIOError:
+            fix = "Wait for it to end, or choose another folder."
+            raise error("another process is at work on it", where=out, fix=fix) from None
+        try:
+            for stale in list(folder.rglob("*.tmp-*") if inside else folder.glob(f"{glob.escape(out.name)}.tmp-*")):
+                if stale.is_dir():
+                    shutil.rmtree(stale, ignore_errors=True)
+                else:
+                    stale.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
