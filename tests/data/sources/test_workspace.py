@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from penchant.data.sources.raw import Workspace
+from penchant.errors import ConfigError
 
 HOLDS = "from penchant.data.sources.raw import Workspace; w = Workspace(); print(w.folder, flush=True); input()"
 
@@ -39,3 +40,11 @@ def test_folders_that_are_no_workspace_are_let_be(tmp_path: Path) -> None:
     (tmp_path / "penchant-notes").mkdir()
     Workspace().close()
     assert [p.name for p in tmp_path.iterdir()] == ["penchant-notes"]
+
+
+def test_memory_is_a_setting(tmp_path: Path) -> None:
+    work = Workspace("300MB")
+    assert work.rows("SELECT current_setting('memory_limit')") == [("286.1 MiB",)]
+    work.close()
+    with pytest.raises(ConfigError, match=r"memory is 'much'. Write it as 500MB or 4GB"):
+        Workspace("much")

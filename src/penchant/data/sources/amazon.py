@@ -12,7 +12,7 @@ from typing import Literal
 
 from penchant.data.sources.amazon_products import add_pictures, read_products
 from penchant.data.sources.formats import Opened, choices, open_file
-from penchant.data.sources.raw import Check, Raw, Workspace, category_queries
+from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, category_queries
 from penchant.data.sources.times import sift_log
 from penchant.errors import ConfigError, DataError
 
@@ -54,7 +54,7 @@ class Amazon:
     """Give events pseudo-queries: the words of their product's category path."""
 
 
-def read(options: Amazon) -> Raw:
+def read(options: Amazon, memory: str = MEMORY) -> Raw:
     """The reviews and products of a release.
 
     Raises:
@@ -65,7 +65,7 @@ def read(options: Amazon) -> Raw:
         raise ConfigError("needs the products", where="--images", fix="Give --metadata too.")
     if options.category_queries and (options.view != "all" or not options.metadata):
         raise ConfigError("needs the products, and --view all", where="--category-queries", fix="Give --metadata too.")
-    work = Workspace()
+    work = Workspace(memory)
     reviews = open_file(work, options.reviews.expanduser(), "file_reviews", header=False)
     release = _load(work, reviews)
     stem = reviews.label.split(".")[0].removeprefix("reviews_").removeprefix("ratings_")

@@ -15,7 +15,7 @@ from typing import Literal
 import pyarrow as pa
 
 from penchant.data.sources.formats import Opened, choices, open_file
-from penchant.data.sources.raw import Check, Locate, Raw, Workspace, name
+from penchant.data.sources.raw import MEMORY, Check, Locate, Raw, Workspace, name
 from penchant.data.sources.times import sift_log
 from penchant.errors import DataError
 
@@ -44,7 +44,7 @@ class KuaiRand:
     """Only what was shown in this part of the app (0 to 14); papers often take 1, the main feed."""
 
 
-def read(options: KuaiRand) -> Raw:
+def read(options: KuaiRand, memory: str = MEMORY) -> Raw:
     """The impressions, clicks, videos and users of a release.
 
     Raises:
@@ -53,7 +53,7 @@ def read(options: KuaiRand) -> Raw:
     folder = options.path.expanduser()
     files = {path.name: path for path in sorted(folder.rglob("*.csv"))} if folder.is_dir() else {}
     version, logs = _logs(folder, files, options.logs)
-    work = Workspace()
+    work = Workspace(memory)
     locate, opened = _load(work, logs)
     tab = "" if options.tab is None else f"-tab{options.tab}"
     raw = Raw(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penchant.data.sources.formats import plain_file
-from penchant.data.sources.raw import Check, Raw, Workspace, sift
+from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, by_line, read_delimited, spread_words
 from penchant.data.sources.times import FIRST_MS
 
@@ -28,13 +28,13 @@ class MindNews:
     """news.tsv, plain or compressed: the articles' categories, titles and abstracts."""
 
 
-def read(options: MindNews) -> Raw:
+def read(options: MindNews, memory: str = MEMORY) -> Raw:
     """Clicks as events, everything shown as impressions, and each user's clicks from before the log.
 
     Raises:
         DataError: no such file, or most of its lines do not hold MIND's columns.
     """
-    work = Workspace()
+    work = Workspace(memory)
     plain, _ = plain_file(work, options.behaviors, "behaviors_file")
     refused, locate = read_delimited(work, plain, "behaviors_text", BEHAVIORS, TABS, options.behaviors.name)
     raw = Raw(name="mind", source="mind-news", work=work, impressions="raw_shown", refused=refused)

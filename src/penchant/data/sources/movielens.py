@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from penchant.data.sources.grouplens import NAMES, download
 from penchant.data.sources.movie_content import add_content
-from penchant.data.sources.raw import Check, Raw, Workspace, sift
+from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, read_delimited
 from penchant.errors import DataError
 
@@ -50,7 +50,7 @@ class MovieLens:
     """JSON or JSON.gz, movie_id -> text; the first two sentences join the items' text."""
 
 
-def read(options: MovieLens) -> Raw:
+def read(options: MovieLens, memory: str = MEMORY) -> Raw:
     """The ratings, movies and users of a MovieLens release.
 
     Raises:
@@ -64,7 +64,7 @@ def read(options: MovieLens) -> Raw:
                 "no such file, folder or MovieLens name", where=options.path, fix=f"Names: {', '.join(NAMES)}."
             )
         path = download(options.path, notes)
-    work = Workspace()
+    work = Workspace(memory)
     folder = _files(path, work.folder)
     if "u.data" in folder:
         raw = _read_100k(work, folder)

@@ -18,13 +18,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from penchant.errors import DataError
+from penchant.errors import ConfigError, DataError
 
 SAMPLES = 3
 """How many refused rows of each reason are shown."""
 
 MEMORY = "1GB"
-"""What DuckDB may hold in memory; beyond it, tables, sorts and joins go to disk."""
+"""What DuckDB holds in memory if nothing else is said; beyond it, tables, sorts and joins go to disk."""
 
 Locate = Callable[[Sequence[int]], list[str]]
 """Names the places of rows, given their numbers: "ratings.dat line 17"."""
@@ -48,13 +48,21 @@ class Refused:
 
 
 class Workspace:
-    """A DuckDB database that goes to a temporary folder when it outgrows `MEMORY`; the folder goes with it.
+    """A DuckDB database that goes to a temporary folder when it outgrows its memory; the folder goes with it.
+
+    Args:
+        memory: "500MB", "4GB": the most that DuckDB holds. Python, Arrow and the batch being written come on top.
+
+    Raises:
+        ConfigError: `memory` is no such size.
 
     The folder is in the system's temporary directory (TMPDIR). One that a killed process left there, many GB maybe, is
     removed by the next workspace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: str = MEMORY) -> None:
+        if not re.fullmatch(r"\d+(\.\d+)? ?(MB|GB|TB)", memory):
+            raise ConfigError(f"memory is {memory!r}", fix="Write it as 500MB or 4GB.")
         _remove_dead()
         self._folder = tempfile.TemporaryDirectory(prefix="penchant-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
@@ -63,7 +71,7 @@ class Workspace:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         (self.folder / "new").rename(self.folder / "lock")
         self.db = duckdb.connect()
-        self.db.execute(f"SET memory_limit = '{MEMORY}'")
+        self.db.execute(f"SET memory_limit = '{memory}'")
         self.db.execute(f"SET temp_directory = {text(self.folder / 'spill')}")
         self.db.execute("SET TimeZone = 'UTC'")
         self.db.execute("SET enable_progress_bar = false")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from penchant.data.sources.formats import plain_file, read_json
-from penchant.data.sources.raw import Check, Raw, Workspace, category_queries, sift
+from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, category_queries, sift
 from penchant.data.sources.reading import Dialect, read_delimited, spread_words
 from penchant.data.sources.times import LAST_MS
 from penchant.errors import DataError
@@ -48,7 +48,7 @@ class Sequences:
     """The data's name in results; the sequences' folder if not given."""
 
 
-def read(options: Sequences) -> Raw:
+def read(options: Sequences, memory: str = MEMORY) -> Raw:
     """Each item of each line as an event.
 
     Raises:
@@ -57,7 +57,7 @@ def read(options: Sequences) -> Raw:
     if options.ids is not None and options.first_key != 1:
         what = "--ids says what each item is called, --first-key counts the sequences' own ids"
         raise DataError(what, where="--first-key", fix="Give the one or the other.")
-    work = Workspace()
+    work = Workspace(memory)
     path = options.path.expanduser()
     raw = Raw(name=options.name or path.absolute().parent.name, source="sequences", work=work, has_time=False)
     _users(raw, path, options.gaps)

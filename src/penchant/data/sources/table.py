@@ -13,7 +13,7 @@ import pyarrow as pa
 from penchant.data.sources.columns import check_mapping, find_columns, id_sql
 from penchant.data.sources.formats import Opened, choices, open_arrow, open_file
 from penchant.data.sources.images import load_images
-from penchant.data.sources.raw import Raw, Workspace, category_queries, name
+from penchant.data.sources.raw import MEMORY, Raw, Workspace, category_queries, name
 from penchant.errors import DataError
 
 
@@ -43,7 +43,7 @@ class Table:
     """The data's name in results; the events file's if not given."""
 
 
-def read(options: Table) -> Raw:
+def read(options: Table, memory: str = MEMORY) -> Raw:
     """The user's files.
 
     Raises:
@@ -55,7 +55,7 @@ def read(options: Table) -> Raw:
         if not column:
             raise DataError(f"{pair!r} maps nothing", where="--columns", fix="Write user_id=customer item_id=sku.")
         mapping[key] = column
-    work = Workspace()
+    work = Workspace(memory)
     given = {
         "events": options.events,
         "items": options.items,

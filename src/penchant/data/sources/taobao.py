@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penchant.data.sources.formats import plain_file
-from penchant.data.sources.raw import Check, Raw, Workspace, sift
+from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, read_delimited
 from penchant.data.sources.times import FIRST_MS
 
@@ -28,13 +28,13 @@ class Taobao:
     """UserBehavior.csv, plain or compressed: user, item, category, pv/fav/cart/buy, unix seconds; no header."""
 
 
-def read(options: Taobao) -> Raw:
+def read(options: Taobao, memory: str = MEMORY) -> Raw:
     """Every behaviour as an event; the catalogue is the items that occur, with their categories.
 
     Raises:
         DataError: no such file, or most of its lines do not hold five values.
     """
-    work = Workspace()
+    work = Workspace(memory)
     plain, _ = plain_file(work, options.path, "behaviours")
     columns = ["user_id", "item_id", "category", "behaviour", "time"]
     label = options.path.name
