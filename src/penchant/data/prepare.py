@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from penchant.data.disk import disk_errors
 from penchant.data.numbering import number_items, number_queries, number_requests, number_users
 from penchant.data.schema import SOURCES
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
@@ -48,12 +49,12 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
         console: where progress and the summary go; standard error if None.
 
     Raises:
-        DataError: nothing usable is left, or rows were refused and `strict` is set.
+        DataError: nothing usable is left, rows were refused and `strict` is set, or the disk is full or closed to us.
         StoreError: `out` exists, or another process is preparing it.
     """
     out = Path(out)
     console = console or Console(stderr=True)
-    with _alone(out):
+    with disk_errors(out), _alone(out):
         if out.exists():
             raise StoreError("already exists", where=out, fix="Choose another --out, or remove it first.")
         _remove_stale(out)
