@@ -113,9 +113,10 @@ def _check(raw: Raw) -> None:
         raw.events,
     )
     if raw.work.value("SELECT count(*) FROM events_ok") == 0:
-        why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "the file has no rows"
-        samples = [s for r in raw.refused for s in r.samples][:1]
-        raise DataError(f"no usable event ({why})", where=samples[0] if samples else raw.name)
+        refused = [r for r in raw.refused if r.samples]
+        why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "there are no rows"
+        where = refused[0].samples[0] if refused else raw.places("events", [1])[0]
+        raise DataError(f"no usable event ({why})", where=where, fix=refused[0].fix if refused else "Give rows.")
     if raw.impressions is None:
         return
     has = raw.work.types(raw.impressions)
@@ -196,7 +197,7 @@ def _remove_stale(out: Path) -> None:
 def _steps(console: Console, title: str, count: int) -> Iterator[Callable[[str], None]]:
     """A progress line; the function it gives starts the next step."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=count)
         started = False
 
