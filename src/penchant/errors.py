@@ -5,6 +5,8 @@ Anything else that escapes Penchant is a bug in Penchant.
 
 from __future__ import annotations
 
+import errno
+
 
 class PenchantError(Exception):
     """A mistake the user can mend. The message names the place, the value and the fix.
@@ -17,7 +19,28 @@ class PenchantError(Exception):
 
     def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
         place = f"{where}: " if where is not None else ""
-        super().__init__(f"{place}{what.rstrip('.')}.{' ' + fix if fix else ''}")
+        said = f"{place}{what.rstrip('.')}.{' ' + fix if fix else ''}"
+        # One line, whatever a file holds: line ends and control letters are shown as they are escaped.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in said))
+
+
+DISK_FIXES = {
+    errno.ENOSPC: "Free space there, or use another disk; TMPDIR says where temporary files go.",
+    errno.EDQUOT: "Free space there, or use another disk; TMPDIR says where temporary files go.",
+    errno.EFBIG: "Use a disk that takes larger files; TMPDIR says where temporary files go.",
+    errno.EROFS: "Use a folder that can be written.",
+    errno.EACCES: "Give this user the right to it, or use another place.",
+    errno.EPERM: "Give this user the right to it, or use another place.",
+    errno.EISDIR: "Give a file, not a folder.",
+    errno.ENOTDIR: "Part of its path is a file, not a folder.",
+    errno.ENAMETOOLONG: "Give a shorter name.",
+}
+"""What to do about what the system refuses to read or write."""
+
+
+def disk_fix(error: OSError) -> str:
+    """What to do about an error of the system's."""
+    return DISK_FIXES.get(error.errno or 0, "Is the disk full?")
 
 
 class DataError(PenchantError):

@@ -12,6 +12,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from penchant.cli.arguments import Flat, parse, pick
+from penchant.data.disk import disk_errors
 from penchant.data.prepare import prepare as prepare_store
 from penchant.data.sources.raw import MEMORY, Raw
 from penchant.data.store import Store
@@ -76,7 +77,7 @@ def _prepare(read: Callable[[S, str], Raw], chosen: Prepare[S]) -> None:
     console = Console(stderr=True, highlight=False)
     if chosen.out.exists():
         raise StoreError("already exists", where=chosen.out, fix="Choose another --out, or remove it first.")
-    with console.status("reading"):
+    with console.status("reading"), disk_errors():
         raw = read(chosen.source, chosen.memory)
     prepare_store(raw, chosen.out, strict=chosen.strict, console=console)
 

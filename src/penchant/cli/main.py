@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
-from penchant.errors import PenchantError
+from penchant.errors import DISK_FIXES, PenchantError, disk_fix
 
 COMMANDS = {
     "prepare": ("data", "Turn raw logs and a catalogue into a Store"),
@@ -73,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PenchantError as error:
         errors.print("[red]error:[/]", end=" ")
         errors.print(str(error), markup=False)
+        return 2
+    except OSError as error:
+        if error.errno not in DISK_FIXES:
+            raise
+        errors.print("[red]error:[/]", end=" ")
+        errors.print(str(PenchantError(str(error.strerror), where=error.filename, fix=disk_fix(error))), markup=False)
         return 2
     except KeyboardInterrupt:
         goes_on = "; the same command goes on where it stopped" if args[0] in RESUMED else ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from penchant.data.disk import disk_errors
 from penchant.data.numbering import number_items, number_queries, number_requests, number_users
 from penchant.data.output import alone, into_place
 from penchant.data.schema import SOURCES
@@ -47,12 +48,12 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
         console: where progress and the summary go; standard error if None.
 
     Raises:
-        DataError: nothing usable is left, or rows were refused and `strict` is set.
+        DataError: nothing usable is left, rows were refused and `strict` is set, or the disk is full or closed to us.
         StoreError: `out` exists, or another process is preparing it.
     """
     out = Path(out)
     console = console or Console(stderr=True)
-    with alone(out, StoreError):
+    with disk_errors(out), alone(out, StoreError):
         if out.exists():
             raise StoreError("already exists", where=out, fix="Choose another --out, or remove it first.")
         temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
@@ -110,9 +111,10 @@ def _check(raw: Raw) -> None:
         raw.events,
     )
     if raw.work.value("SELECT count(*) FROM events_ok") == 0:
-        why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "the file has no rows"
-        samples = [s for r in raw.refused for s in r.samples][:1]
-        raise DataError(f"no usable event ({why})", where=samples[0] if samples else raw.name)
+        refused = [r for r in raw.refused if r.samples]
+        why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "there are no rows"
+        where = refused[0].samples[0] if refused else raw.places("events", [1])[0]
+        raise DataError(f"no usable event ({why})", where=where, fix=refused[0].fix if refused else "Give rows.")
     if raw.impressions is None:
         return
     has = raw.work.types(raw.impressions)
@@ -166,7 +168,7 @@ def _fatal(refused: list[Refused]) -> DataError:
 def _steps(console: Console, title: str, count: int) -> Iterator[Callable[[str], None]]:
     """A progress line; the function it gives starts the next step."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=count)
         started = False
 

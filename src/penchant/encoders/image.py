@@ -15,13 +15,11 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from penchant.data.sources.images import MAX_PIXELS
 from penchant.encoders.packaged import EFFICIENTNET_LITE0, INSTALL
 from penchant.encoders.pretrained import find_folder, load_part, load_weights, model_fingerprint, unavailable
 from penchant.errors import ModelUnavailableError
 from penchant.models import pick_device
-
-MAX_PIXELS = 64_000_000
-"""A picture of more is refused unread: a small file can unpack to more memory than there is."""
 
 
 def open_picture(data: bytes) -> Image.Image | None:

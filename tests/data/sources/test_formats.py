@@ -137,7 +137,7 @@ def test_an_archive_of_several_files_is_not_guessed_at(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text("x")
-    with pytest.raises(DataError, match=r"click\.csv: no such file\. Its folder has: clicks\.csv"):
+    with pytest.raises(DataError, match=r"click\.csv: no such file\. The folder has: clicks\.csv"):
         open_file(Workspace(), tmp_path / "click.csv", "t")
 
 

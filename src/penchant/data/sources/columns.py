@@ -111,7 +111,7 @@ def id_sql(work: Workspace, table: Opened, column: str) -> str:
             # pandas turns a column of integers with gaps into floats.
             whole = f"{value} = floor({value}) AND abs({value}) < 1e15"
             value = f"CASE WHEN {whole} THEN CAST(CAST({value} AS BIGINT) AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
-    cleaned = f"trim(CAST({value} AS VARCHAR))"
+    cleaned = f"trim(CAST({value} AS VARCHAR), ' ' || chr(9) || chr(10) || chr(13) || chr(160))"
     # Not `NOT IN`: DuckDB makes a join of it, which is done even where nobody reads the column.
     none = " ".join(f"WHEN {text(n)} THEN NULL" for n in NO_ID)
     return f"CASE lower({cleaned}) {none} ELSE {cleaned} END"

@@ -8,21 +8,31 @@ import lzma
 import shutil
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from penchant.data.sources.raw import Locate, Refused, Workspace, name, text
 from penchant.data.sources.reading import Dialect, read_delimited
-from penchant.errors import DataError
+from penchant.errors import DISK_FIXES, DataError
 
 FORMATS = "CSV, TSV, Parquet, Arrow IPC or JSON lines, plain or compressed as .gz, .zst, .xz or .zip"
+
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What an archive raises that is damaged, encrypted, or packed by an unknown method."""
+
+MOST_HEADER = 1 << 20
+"""Letters of a first line, and of each further line of a name with line ends in it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def open_file(work: Workspace, path: Path, table: str, header: bool = True) -> O
         if suffix in (".arrow", ".arrows", ".ipc", ".feather"):
             with pa.memory_map(str(plain)) as source:
                 return open_arrow(work, pa.ipc.open_stream(source).read_all(), table, path.name)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for a column's name
         raise DataError(f"cannot be read ({error})", where=path, fix="Write it again.") from error
     if suffix in (".parquet", ".pq"):
         raise DataError("not a Parquet file", where=path, fix=f"Give {FORMATS}.")
@@ -81,8 +91,24 @@ def open_file(work: Workspace, path: Path, table: str, header: bool = True) -> O
 
 
 def open_arrow(work: Workspace, data: pa.Table, table: str, label: str) -> Opened:
-    """An Arrow table, without copying it."""
+    """An Arrow table, without copying it.
+
+    Raises:
+        DataError: a column occurs twice, holds what its type does not allow, or is of a type that cannot be read.
+    """
     fields = [f"c{i}" for i in range(data.num_columns)]
+    _check_names(data.column_names, label, "Name each column once.")
+    for i, (key, column) in enumerate(zip(data.column_names, data.itercolumns(), strict=True)):
+        try:
+            column.validate(full=True)
+            if pa.types.is_timestamp(column.type) and column.type.unit in ("s", "ms"):
+                # DuckDB takes a time beyond its microseconds for a bug of its own.
+                data = data.set_column(i, key, column.cast(pa.timestamp("us", column.type.tz)))
+            work.load("one_column", pa.table({"c": column.slice(0, 0)}))
+            work.types("one_column")
+        except (pa.ArrowException, duckdb.Error) as error:
+            what = f"column {key!r} of type {column.type} cannot be read ({str(error).splitlines()[0]})"
+            raise DataError(what, where=label, fix="Make it text or numbers, or leave it out.") from error
     renamed = data.rename_columns(fields).append_column("row", pa.array(np.arange(1, data.num_rows + 1)))
     work.load(table, renamed)
     columns = dict(zip(data.column_names, fields, strict=True))
@@ -98,7 +124,8 @@ def read_json(work: Workspace, path: Path, table: str) -> dict:
     plain, _ = plain_file(work, path, table)
     try:
         value = json.loads(plain.read_bytes())
-    except ValueError as error:  # also of letters that are not UTF-8
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a letter, which no file can hold
+    except (ValueError, RecursionError) as error:  # also of letters that are not UTF-8
         raise DataError(f"cannot be read as JSON ({error})", where=path, fix="It is to hold one object.") from error
     if not isinstance(value, dict):
         raise DataError(f"holds a JSON {type(value).__name__}", where=path, fix="It is to hold one object.")
@@ -113,11 +140,12 @@ def plain_file(work: Workspace, path: Path, table: str) -> tuple[Path, str]:
     """
     path = path.expanduser()
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*") if p.is_file())[:8] if path.parent.is_dir() else []
-        raise DataError("no such file", where=path, fix=f"Its folder has: {', '.join(near) or 'nothing'}.")
+        what, folder = ("is a folder, not a file", path) if path.is_dir() else ("no such file", path.parent)
+        near = sorted(p.name for p in folder.glob("*") if p.is_file())[:8]
+        raise DataError(what, where=path, fix=f"The folder has: {', '.join(near) or 'no files'}.")
     plain, suffix = _decompress(work, path, table)
     if plain.stat().st_size == 0:
-        raise DataError("the file is empty", where=path)
+        raise DataError("the file is empty", where=path, fix=f"Give {FORMATS}.")
     return plain, suffix
 
 
@@ -136,7 +164,9 @@ def _decompress(work: Workspace, path: Path, table: str) -> tuple[Path, str]:
             try:
                 with opener(str(path)) as source, plain.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-            except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+            except (OSError, lzma.LZMAError, *BAD_ZIP) as error:
+                if isinstance(error, OSError) and error.errno in DISK_FIXES:
+                    raise
                 raise DataError(f"cannot be decompressed ({error})", where=path, fix="Copy it again.") from error
             suffixes = path.suffixes
             return plain, suffixes[-2].lower() if len(suffixes) > 1 else ""
@@ -156,9 +186,12 @@ def _open_zip(path: str) -> Iterator[IO[bytes]]:
 
 def _open_parquet(work: Workspace, path: Path, table: str, label: str) -> Opened:
     try:
-        names = [r[0] for r in work.rows(f"DESCRIBE SELECT * FROM read_parquet({text(path)})")]
-    except Exception as error:
-        # DuckDB has an exception of its own for every way a file can be damaged.
+        names = pq.read_schema(path).names
+        _check_names(names, label, "Name each column once.")
+        # Read whole once, so that damage is found here and not halfway.
+        whole = ", ".join(f"bit_xor(hash({name(n)}))" for n in names)
+        work.rows(f"SELECT {whole} FROM read_parquet({text(path)})")
+    except (pa.ArrowException, OSError, duckdb.Error) as error:
         raise DataError(f"cannot be read ({str(error).splitlines()[0]})", where=label, fix="Write it again.") from error
     chosen = "".join(f"{name(n)} AS c{i}, " for i, n in enumerate(names))
     work.db.execute(
@@ -171,43 +204,52 @@ def _open_parquet(work: Workspace, path: Path, table: str, label: str) -> Opened
 
 def _open_csv(work: Workspace, path: Path, table: str, label: str, header: bool, suffix: str) -> Opened:
     encoding, notes = _encoding(path), []
-    if encoding == "latin-1":
-        notes.append(f"{label} is not UTF-8 and was read as latin-1.")
+    if encoding != "utf-8":
+        notes.append(f"{label} is not UTF-8 and was read as latin-1 (Windows-1252).")
+    fix = "Name each column once in the first line, or give --no-header."
     with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, errors="replace", newline="") as file:
-        first = file.readline(1 << 20)
-    delimiter = "\t" if suffix == ".tsv" else max(",\t;|", key=first.count)
-    names = [n.strip() for n in next(csv.reader([first], delimiter=delimiter))] if first.strip() else []
+        first = file.readline(MOST_HEADER)
+        if "\0" in first:
+            raise DataError("is not text", where=label, fix=f"Give {FORMATS}.")
+        delimiter = "\t" if suffix == ".tsv" else max(",\t;|", key=first.count)
+        lines = chain([first], iter(partial(file.readline, MOST_HEADER), ""))
+        try:
+            names = [n.strip() for n in next(csv.reader(lines, delimiter=delimiter, strict=True))]
+        except csv.Error as error:
+            raise DataError(f"no names of columns ({error})", where=f"{label} line 1", fix=fix) from error
     if not header:
         names = [str(i) for i in range(1, len(names) + 1)]
-    repeated = sorted({n for n in names if names.count(n) > 1})
-    if repeated or not names:
-        what = f"column {repeated[0]!r} occurs twice" if repeated else "the first line is blank"
-        raise DataError(
-            what, where=f"{label} line 1", fix="Name each column once in the first line, or give --no-header."
-        )
+    if not any(names):
+        raise DataError("the first line is blank", where=f"{label} line 1", fix=fix)
+    _check_names(names, f"{label} line 1", fix)
     fields = [f"c{i}" for i in range(len(names))]
     refused, locate = read_delimited(work, path, table, fields, Dialect(delimiter, '"', header, encoding), label)
     return Opened(label, table, dict(zip(names, fields, strict=True)), True, locate, refused, notes)
 
 
-def _encoding(path: Path) -> str:
-    """UTF-8 if any accent in the file is; latin-1 if there are accents and none of them is.
+def _check_names(names: Sequence[str], where: str, fix: str) -> None:
+    for column, times in Counter(names).items():
+        if times > 1:
+            raise DataError(f"column {column!r} occurs twice", where=where, fix=fix)
 
-    So one damaged line does not turn a file of UTF-8 into latin-1: it is refused like any other broken line.
+
+def _encoding(path: Path) -> str:
+    """UTF-8 if any accent in the file is; Windows' latin-1 if there are accents and none of them is.
+
+    So one damaged line does not turn a file of UTF-8 into the other: it is refused like any other broken line.
     """
     foreign = False
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            block += file.readline()
+        while block := file.read(1 << 22) + file.readline(1 << 22):
             if block.isascii():
                 continue
-            for line in block.splitlines():
+            for line in block.split(b"\n"):
                 try:
                     if not line.isascii() and line.decode():
                         return "utf-8"
                 except UnicodeDecodeError:
                     foreign = True
-    return "latin-1" if foreign else "utf-8"
+    return "cp1252" if foreign else "utf-8"
 
 
 def _open_json(work: Workspace, path: Path, table: str, label: str) -> Opened:
@@ -216,7 +258,7 @@ def _open_json(work: Workspace, path: Path, table: str, label: str) -> Opened:
     # A delimiter that JSON forbids in text, so that each line is one value.
     refused, locate = read_delimited(work, path, lines, ["line"], Dialect("\x01", "", header=False), label)
     first = work.rows(f"SELECT line FROM {lines} WHERE trim(line) <> '' ORDER BY row LIMIT 1")
-    if first and first[0][0].lstrip().startswith("[") and not first[0][0].rstrip().endswith("]"):
+    if first and first[0][0].lstrip().startswith("["):
         raise DataError("is one JSON array", where=label, fix="Write one object a line (JSON lines).")
     work.db.execute(
         f"CREATE VIEW {table} AS SELECT row, line FROM {lines} WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
@@ -232,6 +274,9 @@ def _open_json(work: Workspace, path: Path, table: str, label: str) -> Opened:
         f"SELECT key, min(row) FROM (SELECT row, unnest(json_keys(line)) AS key FROM {table}) "
         "GROUP BY key ORDER BY 2, 1"
     )
+    if not keys:
+        shown = [s for r in refused for s in r.samples][:1]
+        raise DataError("no line is a JSON object", where=(shown or [label])[0], fix="Write one object a line.")
     columns = {key: f"json_extract_string(line, {text(_json_pointer(key))})" for key, _ in keys}
     return Opened(label, table, columns, True, locate, refused)
 
@@ -242,5 +287,6 @@ def _json_pointer(key: str) -> str:
 
 
 def choices(columns: Sequence[str]) -> str:
-    """The columns there are, for messages."""
-    return ", ".join(columns) or "none"
+    """The columns there are, for messages: the first of them, if they are many."""
+    more = f" and {len(columns) - 20:,} more" if len(columns) > 20 else ""
+    return (", ".join(c[:40] for c in columns[:20]) or "none") + more

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from penchant.data.sources.raw import SAMPLES, Refused
 
+MAX_PIXELS = 64_000_000
+"""A picture of more is refused unread: a small file can unpack to more memory than there is."""
+
+MAX_BYTES = 16 << 20
+"""A picture file of more is refused."""
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+"""What is read. Others of Pillow's start programs (EPS) or are no pictures of things that are sold."""
+
+_TOO_LONG = f"image is over {MAX_BYTES >> 20} MB"
 _FIX = "The item is kept without a picture."
 
 
@@ -29,7 +40,7 @@ def load_images(
     kept: list[bytes | None] = []
     wrong: dict[str, list[tuple[int, str]]] = {}
     for row, value in enumerate(values, 1):
-        content, why = (None, "") if not value else _content(value, root)
+        content, why = (None, "") if value is None or value == "" else _content(value, root)
         if why:
             shown = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)[:80]
             wrong.setdefault(why, []).append((row, shown))
@@ -41,7 +52,7 @@ def load_images(
         shown = tuple(f"{place}: image = {value!r}" for place, (_, value) in zip(where, first, strict=True))
         refused.append(Refused(why, len(rows), shown, _FIX))
     # One chunk holds at most 2 GB.
-    chunks = [pa.array(kept[i : i + 4096], pa.binary()) for i in range(0, len(kept), 4096)]
+    chunks = [pa.array(kept[i : i + 64], pa.binary()) for i in range(0, len(kept), 64)]
     return pa.chunked_array(chunks, pa.binary()), refused
 
 
@@ -52,23 +63,43 @@ def _content(value: object, root: Path) -> tuple[bytes | None, str]:
     if isinstance(value, str):
         if "://" in value:
             return None, "image is a web address, not a file"
-        path = (root / value).resolve()
-        if not path.is_relative_to(root):
-            return None, "image is outside the items' folder"
-        if not path.is_file():
-            return None, "image file is missing"
-        value = path.read_bytes()
+        try:
+            path = (root / value).resolve()
+            if not path.is_relative_to(root):
+                return None, "image is outside the items' folder"
+            if not path.is_file():
+                return None, "image file is missing"
+            if path.stat().st_size > MAX_BYTES:
+                return None, _TOO_LONG
+            value = path.read_bytes()
+        except (OSError, ValueError, RuntimeError):  # no permission; a name no file can have; a ring of links
+            return None, "image file cannot be read"
     if not isinstance(value, bytes):
         return None, "image is neither a path nor bytes"
-    return (value, "") if decodes(value) else (None, "image cannot be decoded")
+    why = undecodable(value)
+    return (None, why) if why else (value, "")
 
 
-def decodes(content: bytes) -> bool:
-    """Whether the whole picture can be read. JPEG is decoded at a fraction of its size: that still reads every byte."""
+def undecodable(content: bytes) -> str:
+    """Why the picture cannot be used, empty if the whole of it can be read.
+
+    JPEG is decoded at a fraction of its size: that still reads every byte.
+    """
+    if len(content) > MAX_BYTES:
+        return _TOO_LONG
+    if not content:
+        return "image is empty"
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("RGB", (32, 32))
-            image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-    return True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bound is wider than ours, and a mended picture is no matter
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return f"image has over {MAX_PIXELS // 1_000_000} million pixels"
+                image.draft("RGB", (32, 32))
+                image.load()
+    except Image.DecompressionBombError:
+        return f"image has over {MAX_PIXELS // 1_000_000} million pixels"
+    except Exception:
+        # A decoder that is given broken bytes can raise nearly anything, and no picture may stop a catalogue.
+        return "image cannot be decoded"
+    return ""

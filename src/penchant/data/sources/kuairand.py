@@ -181,5 +181,5 @@ def _kept(raw: Raw, kind: str, table: Opened, first: Sequence[str], without: Seq
     """The columns `first`, then the others of the file but those `without`."""
     raw.refused += table.refused
     raw.locate[kind] = table.locate
-    others = [f"{field} AS {name(column)}" for column, field in table.columns.items() if column not in without]
+    others = [f"{field} AS {name(column)}" for column, field in table.columns.items() if column not in ("", *without)]
     return raw.work.arrow(f"SELECT {', '.join([*first, *others])} FROM {table.table} ORDER BY row")

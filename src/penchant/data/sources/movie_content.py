@@ -6,11 +6,13 @@ import gzip
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
+from penchant.data.sources.formats import BAD_ZIP
 from penchant.data.sources.images import load_images
 from penchant.data.sources.raw import Raw
 from penchant.errors import DataError
@@ -51,13 +53,14 @@ def _read_abstracts(path: Path) -> dict[str, str]:
     try:
         content = path.read_bytes()
         value = json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise DataError(
             f"cannot be read ({error})", where=path, fix="--abstracts wants JSON: movie_id -> text."
         ) from error
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
         raise DataError("not an object of texts", where=path, fix="--abstracts wants JSON: movie_id -> text.")
-    return value
+    # JSON can spell half a letter, which no file can hold.
+    return {item: text.encode(errors="replace").decode() for item, text in value.items()}
 
 
 def _read_posters(path: Path, ids: set[str]) -> dict[str, bytes]:
@@ -68,7 +71,7 @@ def _read_posters(path: Path, ids: set[str]) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             stems = {PurePosixPath(n).stem: n for n in archive.namelist() if n.endswith(".jpg")}
             return {stem: archive.read(n) for stem, n in stems.items() if stem in ids}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, *BAD_ZIP) as error:
         raise DataError(f"cannot be read ({error})", where=path, fix=fix) from error
 
 

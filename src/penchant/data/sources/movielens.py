@@ -16,6 +16,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from penchant.data.sources.formats import BAD_ZIP
 from penchant.data.sources.grouplens import NAMES, download
 from penchant.data.sources.movie_content import add_content
 from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, sift
@@ -100,7 +101,7 @@ def _files(path: Path, into: Path) -> dict[str, Path]:
                     with archive.open(member) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)
                     found[base] = target
-    except zipfile.BadZipFile as error:
+    except BAD_ZIP as error:
         raise DataError(f"not a readable zip archive ({error})", where=path, fix="Download it again.") from error
     return found
 
@@ -112,9 +113,9 @@ _READ = (
 
 
 def _read_100k(work: Workspace, folder: Mapping[str, Path]) -> Raw:
-    raw = _ratings(work, "ml-100k", folder["u.data"], Dialect("\t", "", header=False, encoding="latin-1"))
+    raw = _ratings(work, "ml-100k", folder["u.data"], Dialect("\t", "", header=False, encoding="cp1252"))
     movies = []
-    for row in _lines(folder, "u.item", "|", 24, "latin-1"):
+    for row in _lines(folder, "u.item", "|", 24, "cp1252"):
         genres = [g for g, flag in zip(GENRES_100K, row[5:], strict=False) if flag == "1"]
         movies.append((row[0], row[1], genres))
     raw.items = _movies(movies)
@@ -124,9 +125,9 @@ def _read_100k(work: Workspace, folder: Mapping[str, Path]) -> Raw:
 
 def _read_dat(work: Workspace, folder: Mapping[str, Path]) -> Raw:
     name = "ml-1m" if "users.dat" in folder else "ml-10m"
-    raw = _ratings(work, name, folder["ratings.dat"], Dialect("::", "", header=False, encoding="latin-1"))
+    raw = _ratings(work, name, folder["ratings.dat"], Dialect("::", "", header=False, encoding="cp1252"))
     # 1M is latin-1, 10M is UTF-8.
-    encoding = "latin-1" if name == "ml-1m" else "utf-8"
+    encoding = "cp1252" if name == "ml-1m" else "utf-8"
     raw.items = _movies((r[0], r[1], r[2].split("|")) for r in _lines(folder, "movies.dat", "::", 3, encoding))
     if "users.dat" in folder:
         columns = ("user_id", "gender", "age", "occupation", "zip_code")
@@ -139,9 +140,10 @@ def _read_csv(work: Workspace, folder: Mapping[str, Path]) -> Raw:
     raw = _ratings(work, where if where.startswith("ml-") else "ml-latest", folder["ratings.csv"], Dialect())
     table, columns = "raw_movies", ["movie_id", "title", "genres"]
     path = _must_have(folder, "movies.csv")
-    refused, _ = read_delimited(work, path, table, columns, Dialect(), "movies.csv")
+    refused, raw.locate["items"] = read_delimited(work, path, table, columns, Dialect(), "movies.csv")
     raw.refused += refused
-    rows = work.rows(f"SELECT movie_id, coalesce(title, ''), coalesce(genres, '') FROM {table} ORDER BY row")
+    texts = ", ".join(f"coalesce({c}, '')" for c in columns)
+    rows = work.rows(f"SELECT {texts} FROM {table} ORDER BY row")
     raw.items = _movies((i, title, genres.split("|")) for i, title, genres in rows)
     return raw
 
@@ -213,7 +215,7 @@ def _movies(rows: Iterable[tuple[str, str, list[str]]]) -> pa.Table:
 
 
 def _profiles(columns: tuple[str, ...], rows: Iterable[list[str]]) -> pa.Table:
-    values = list(zip(*rows, strict=True))
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
     return pa.table({c: pa.array(v, pa.string()) for c, v in zip(columns, values, strict=True)})
 
 
@@ -227,13 +229,18 @@ def _lines(
     folder: Mapping[str, Path], name: str, delimiter: str, width: int, encoding: str = "utf-8"
 ) -> Iterable[list[str]]:
     """Values of each line of a small file."""
-    with _must_have(folder, name).open(encoding=encoding, newline="") as file:
-        for number, line in enumerate(file, 1):
+    fix = "Unpack or download the release again."
+    with _must_have(folder, name).open("rb") as file:
+        for number, encoded in enumerate(file, 1):
+            try:
+                line = encoded.decode(encoding)
+            except UnicodeDecodeError as error:
+                what = f"letters that are not {encoding}: {encoded.strip()[:60]!r}"
+                raise DataError(what, where=f"{name} line {number}", fix=fix) from error
             values = line.rstrip("\r\n").split(delimiter)
             if values == [""]:
                 continue
             if len(values) != width:
-                raise DataError(
-                    f"{len(values)} values instead of {width}: {line.strip()[:60]!r}", where=f"{name} line {number}"
-                )
+                what = f"{len(values)} values instead of {width}: {line.strip()[:60]!r}"
+                raise DataError(what, where=f"{name} line {number}", fix=fix)
             yield values

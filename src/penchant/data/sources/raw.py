@@ -6,9 +6,11 @@ The large tables live in a DuckDB workspace on disk, so that twenty million rows
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -67,8 +69,9 @@ class Workspace:
         self._folder = tempfile.TemporaryDirectory(prefix="penchant-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
         # Locked before it has its name, so that nobody finds the lock of a living process free.
-        self._lock = (self.folder / "new").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        lock = os.open(self.folder / "new", os.O_CREAT | os.O_WRONLY)
+        self._unlock = weakref.finalize(self, os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         (self.folder / "new").rename(self.folder / "lock")
         self.db = duckdb.connect()
         self.db.execute(f"SET memory_limit = '{memory}'")
@@ -102,7 +105,7 @@ class Workspace:
 
     def close(self) -> None:
         self.db.close()
-        self._lock.close()
+        self._unlock()
         self._folder.cleanup()
 
 

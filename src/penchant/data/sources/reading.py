@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Dialect:
         delimiter: between values; may be longer than one character ("::").
         quote: around values that hold the delimiter; "" where nothing is quoted.
         header: whether the first line names the columns.
-        encoding: "utf-8" (a byte order mark is skipped) or "latin-1".
+        encoding: "utf-8" (a byte order mark is skipped) or "cp1252" (latin-1 with Windows' further letters).
     """
 
     delimiter: str = ","
@@ -61,15 +61,18 @@ def read_delimited(
     Raises: DataError: most of the lines are no rows.
     """
     fix = f"Each line needs {len(columns)} values."
-    broken = _load(work, path, table, columns, dialect, label)
-    refused = []
-    if any(kind in SWALLOWING and (kind != "UNQUOTED VALUE" or "\n" in line) for _, kind, line in broken):
+    broken, refused = [], []
+    mend = not _uniform(path, dialect)
+    if not mend:
+        broken = _load(work, path, table, columns, dialect, label)
         # One quote that is not closed takes all lines up to the next with it. They are not to be lost for it.
+        mend = any(kind in SWALLOWING and (kind != "UNQUOTED VALUE" or "\n" in line) for _, kind, line in broken)
+    if mend:
         mended = work.folder / f"{table}.mended"
-        unclosed = _blank_unclosed(path, mended, dialect, len(columns))
+        unclosed = _mend(path, mended, dialect, len(columns))
+        path, dialect = mended, replace(dialect, encoding="utf-8")
+        broken = _load(work, path, table, columns, dialect, label)
         if unclosed:
-            path = mended
-            broken = _load(work, path, table, columns, dialect, label)
             shown = tuple(f"{label} line {number}: {line[:80]!r}" for number, line in unclosed[:SAMPLES])
             refused.append(Refused("broken line: a quote that is not closed", len(unclosed), shown, fix))
     lost = {record for record, *_ in broken}
@@ -127,7 +130,7 @@ def _load(
     db.execute(
         f"CREATE OR REPLACE TABLE {name(table)} AS SELECT row_number() OVER () AS row, * FROM read_csv({text(path)}, "
         f"auto_detect=false, columns={{{types}}}, header={header}, delim={text(dialect.delimiter)}, "
-        f"quote={text(dialect.quote)}, escape={text(dialect.quote)}, nullstr='', encoding={text(dialect.encoding)}, "
+        f"quote={text(dialect.quote)}, escape={text(dialect.quote)}, nullstr='', compression='none', "
         "store_rejects=true, rejects_limit=0)"
     )
     count = work.value("SELECT count(DISTINCT line) FROM reject_errors")
@@ -143,27 +146,48 @@ def _load(
     return [(int(record), str(kind), (line or "").strip()) for record, kind, line in broken]
 
 
-def _blank_unclosed(path: Path, mended: Path, dialect: Dialect, width: int) -> list[tuple[int, str]]:
-    """Copy the file with blank lines for those that open a quote and do not close it; returns their numbers and text.
+def _uniform(path: Path, dialect: Dialect) -> bool:
+    """Whether DuckDB can read the file as it is: UTF-8, and one kind of line end, a line feed in it."""
+    feeds = returns = both = 0
+    before = b""
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            if dialect.encoding != "utf-8" and not block.isascii():
+                return False
+            feeds += block.count(b"\n")
+            returns += block.count(b"\r")
+            both += block.count(b"\r\n") + (before == b"\r" and block.startswith(b"\n"))
+            before = block[-1:]
+    return returns == 0 or feeds == returns == both
 
-    Blank, so that the lines after keep their numbers. Only quotes matter here, and they are the same in every encoding.
+
+def _mend(path: Path, mended: Path, dialect: Dialect, width: int) -> list[tuple[int, str]]:
+    """Copy the file as UTF-8 with line feeds between records, and blank lines for those that do not close a quote.
+
+    Blank, so that the lines after keep their numbers. Bytes that are no letters stay what they are, for the reader to
+    refuse. Returns: numbers and text of the lines that do not close a quote.
     """
     unclosed = []
-    with path.open(encoding="latin-1", newline="") as file, mended.open("w", encoding="latin-1", newline="") as out:
+    encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding
+    with (
+        path.open(encoding=encoding, errors="surrogateescape", newline="") as file,
+        mended.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
+    ):
         ahead = deque(islice(file, MULTILINE))
         number = 1
         while ahead:
             length = 1
-            if dialect.quote in ahead[0]:
+            if dialect.quote and dialect.quote in ahead[0]:
                 length = next(
                     (n for n in range(1, len(ahead) + 1) if _closes(list(islice(ahead, n)), dialect, width)), 0
                 )
             if not length:
-                line = ahead.popleft()
-                unclosed.append((number, line.strip()))
-                out.write(line[len(line.rstrip("\r\n")) :])
-            for _ in range(length):
+                unclosed.append((number, ahead.popleft().strip()))
+                out.write("\n")
+            for _ in range(length - 1):
                 out.write(ahead.popleft())
+            if length:
+                out.write(ahead.popleft().rstrip("\r\n") + "\n")
             ahead.extend(islice(file, length or 1))
             number += length or 1
     return unclosed

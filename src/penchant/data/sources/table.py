@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from penchant.data.sources.columns import check_mapping, find_columns, id_sql
 from penchant.data.sources.formats import Opened, choices, open_arrow, open_file
@@ -47,7 +49,7 @@ def read(options: Table, memory: str = MEMORY) -> Raw:
     """The user's files.
 
     Raises:
-        DataError: a file is missing or of no known format, or lacks a column it needs.
+        DataError: a file is missing, cannot be read, is of no known format, or lacks a column it needs.
     """
     mapping: dict[str, str] = {}
     for pair in options.columns:
@@ -104,10 +106,18 @@ def from_tables(
 def _to_arrow(table: Any, kind: str) -> pa.Table:
     if isinstance(table, pa.Table):
         return table
-    if hasattr(table, "to_arrow"):  # polars
+    if hasattr(table, "to_arrow"):  # polars, whose Object columns would arrive as addresses in memory
+        for column, dtype in table.schema.items():
+            if str(dtype) == "Object":
+                raise DataError(f"column {column!r} holds Python objects", where=kind, fix="Make it text or numbers.")
         return table.to_arrow()
     if hasattr(table, "iloc"):  # pandas: its own stream would add the index as a column
-        return pa.Table.from_pandas(table, preserve_index=False)
+        try:
+            return pa.Table.from_pandas(table, preserve_index=False)
+        except (pa.ArrowException, ValueError) as error:
+            what = f"is no table of columns of one type each ({'; '.join(map(str, error.args))})"
+            fix = 'Name each column once and give it one type: table["x"].astype(str).'
+            raise DataError(what, where=kind, fix=fix) from error
     if hasattr(table, "__arrow_c_stream__"):
         return pa.table(table)
     raise DataError(f"is a {type(table).__name__}", where=kind, fix="Give a pandas, polars or Arrow table.")
@@ -159,8 +169,9 @@ def _log_view(work: Workspace, table: Opened, found: Mapping[str, str], view: st
 
 def _from_one(raw: Raw) -> None:
     """Positions that start at 0 are moved to start at 1, as 0 means unknown."""
-    if raw.work.value("SELECT min(TRY_CAST(position AS INTEGER)) FROM raw_shown") == 0:
-        moved = "coalesce(CAST(TRY_CAST(position AS INTEGER) + 1 AS VARCHAR), CAST(position AS VARCHAR)) AS position"
+    number = "CAST(TRY_CAST(position AS SMALLINT) AS INTEGER)"
+    if raw.work.rows(f"SELECT min({number}) FROM raw_shown") == [(0,)]:
+        moved = f"coalesce(CAST({number} + 1 AS VARCHAR), CAST(position AS VARCHAR)) AS position"
         raw.work.db.execute(f"CREATE VIEW raw_shown_from_one AS SELECT * REPLACE ({moved}) FROM raw_shown")
         raw.impressions = "raw_shown_from_one"
         raw.notes.append("Positions start at 0; 1 was added to each.")
@@ -172,16 +183,26 @@ def _kept(work: Workspace, table: Opened, found: Mapping[str, str]) -> pa.Table:
     for key, column in found.items():
         parts.append(f"{id_sql(work, table, column) if key.endswith('_id') else table.columns[column]} AS {key}")
     others = [c for c in table.columns if c not in found.values()]
-    parts += [f"{table.columns[c]} AS {name(_own_name(c))}" for c in others]
-    return work.arrow(f"SELECT {', '.join(parts)} FROM {table.table} ORDER BY {table.table}.row")
+    taken = {*_RESERVED, *others} - {""}
+    for column in others:
+        own = column
+        if not column or column.lower() in _RESERVED:  # not to pass for one of the Store's
+            own = f"own_{column}"
+            while own in taken:
+                own = f"own_{own}"
+        taken.add(own)
+        parts.append(f"{table.columns[column]} AS {name(own)}")
+    kept = work.arrow(f"SELECT {', '.join(parts)} FROM {table.table} ORDER BY {table.table}.row")
+    for field in kept.schema:
+        try:
+            pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+        except pa.ArrowException as error:
+            what = f"column {field.name!r} of type {field.type} cannot be kept"
+            raise DataError(what, where=table.label, fix="Make it text or numbers, or leave it out.") from error
+    return kept
 
 
 _RESERVED = ("item", "user", "item_id", "user_id", "title", "text", "category", "category_path", "image")
-
-
-def _own_name(column: str) -> str:
-    """A column of the user's own must not pass for one of the Store's."""
-    return f"own_{column}" if column.lower() in _RESERVED else column
 
 
 def _items(raw: Raw, table: Opened, found: Mapping[str, str], folder: Path) -> pa.Table:
@@ -203,8 +224,9 @@ def _as_text(value: object) -> str | None:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return " > ".join(str(v) for v in value) or None
+        # JSON can spell half a letter, which no file can hold.
+        return " > ".join(str(v) for v in value).encode(errors="replace").decode() or None
     return None if value is None else str(value).strip() or None

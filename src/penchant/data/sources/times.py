@@ -36,7 +36,8 @@ def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
     unit, factor = next(((u, f) for u, limit, f in UNITS if (middle or 0) < limit), (UNITS[-1][0], UNITS[-1][2]))
     # Numbers beyond any date would not fit an integer; they are cut to one that is refused as a date. NaN passes for
     # the largest number.
-    return f"CAST(round(greatest(least({number} * {factor}, 1e17), -1e17)) AS BIGINT)", unit
+    ms = f"CAST(round(greatest(least({number} * {factor}, 1e17), -1e17)) AS BIGINT)"
+    return f"CASE WHEN {number} IS NOT NULL THEN {ms} END", unit  # least and greatest pass over what is no number
 
 
 def timed(raw: Raw, table: str, into: str, has_time: bool) -> None:

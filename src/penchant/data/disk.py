@@ -1,0 +1,33 @@
+"""What the disk refuses ends as one line: no space left, no permission, a folder where a file should be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from penchant.errors import DataError, disk_fix
+
+
+@contextmanager
+def disk_errors(out: Path | None = None) -> Iterator[None]:
+    """Raise what the system refuses to read or write as one of ours.
+
+    Args:
+        out: what is named where the system names no file, as when it is full; the folder of temporary files if None.
+
+    Raises:
+        DataError: in place of an OSError, or of DuckDB's own for its temporary files.
+    """
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or out or temporary
+        raise DataError(error.strerror or str(error), where=where, fix=disk_fix(error)) from error
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        what = f"DuckDB cannot go on ({str(error).splitlines()[0]})"
+        raise DataError(what, where=temporary, fix="Free space there, or set TMPDIR to a folder with more.") from error
