@@ -1,8 +1,9 @@
 """Commands of Penchant in processes that can be killed, or stopped for a while, at any moment of their work.
 
 One process imports everything once; each command is a fork of it, which costs milliseconds instead of seconds. A kill
-comes after so many seconds, or right before the n-th change of a file under the watched folder: that is how the
-moments between a write and its rename are met, which no clock would find.
+comes after so many seconds of work, or right before the n-th change of a file: that is how the moments between a write
+and its rename are met, which no clock would find. Changes are those under the watched folder and in the temporary
+directory; work begins with the first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Ended:
 
     Attributes:
         status: its exit status; -9 if it was killed, None if it was stopped and still lives.
-        changes: of files under the watched folder that it made or was about to make.
+        seconds: from its first change of a file to its end.
+        changes: of files that it made or was about to make.
         said: what it wrote to its output and error.
     """
 
@@ -76,12 +78,12 @@ class Commands:
         """Run a command to its end, or until it is killed.
 
         Args:
-            watched: folder whose files' changes are counted.
+            watched: folder whose files' changes are counted, beside the temporary directory's.
             cache: the command's PENCHANT_CACHE; one for all commands if None.
-            after: kill it after so many seconds.
+            after: kill it so many seconds after its first change of a file.
             at: kill it right before its n-th change; or, with `stop`, stop it there and return.
         """
-        asked = {"watched": str(watched), "after": after, "at": at, "stop": stop}
+        asked = {"watched": [str(watched), str(self.temporary)], "after": after, "at": at, "stop": stop}
         return self._ask({"args": [str(a) for a in args], "cache": str(cache or self.home / "cache"), **asked})
 
     def go_on(self, stopped: Ended) -> Ended:
@@ -111,7 +113,6 @@ def _serve() -> None:
     of_process: dict[int, list[Path]] = {}
     for line in sys.stdin:
         asked = json.loads(line)
-        start = time.monotonic()
         if "go_on" in asked:
             process = asked["go_on"]
             os.kill(process, signal.SIGCONT)
@@ -121,24 +122,26 @@ def _serve() -> None:
                 file.touch()  # by us: a kill may come before the child does anything
             process = os.fork() or _child(asked, *files)
             of_process[process] = files
-        status = _wait(process, asked.get("after"))
         said, counted = of_process[process]
-        ended = Ended(process, status, time.monotonic() - start, counted.stat().st_size, said.read_text())
+        status, seconds = _wait(process, asked.get("after"), counted)
+        ended = Ended(process, status, seconds, counted.stat().st_size, said.read_text())
         sys.stdout.write(json.dumps(ended.__dict__) + "\n")
         sys.stdout.flush()
 
 
-def _wait(process: int, after: float | None) -> int | None:
-    if after is not None:
-        end = time.monotonic() + after
-        while time.monotonic() < end:
-            done, status = os.waitpid(process, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.001)
-        os.kill(process, signal.SIGKILL)
-    _, status = os.waitpid(process, os.WUNTRACED)
-    return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+def _wait(process: int, after: float | None, counted: Path) -> tuple[int | None, float]:
+    """Wait for a process to end or stop, and kill it when its time has come; its status and seconds of work."""
+    began = None
+    while True:
+        done, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)
+        now = time.monotonic()
+        began = now if began is None and counted.stat().st_size else began
+        if done:
+            return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status), now - (began or now)
+        if after is not None and began is not None and now - began >= after:
+            os.kill(process, signal.SIGKILL)
+            after = None
+        time.sleep(0.001)
 
 
 def _child(asked: dict[str, Any], said: Path, changes: Path) -> int:
@@ -160,13 +163,13 @@ def _child(asked: dict[str, Any], said: Path, changes: Path) -> int:
         os._exit(status)
 
 
-def _watch(folder: str, changes: Path, at: int | None, how: signal.Signals) -> None:
+def _watch(folders: list[str], changes: Path, at: int | None, how: signal.Signals) -> None:
     seen = 0
     counted = os.open(changes, os.O_WRONLY)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event not in CHANGES or not _changes(event, args, folder):
+        if event not in CHANGES or not _changes(event, args, tuple(folders)):
             return
         seen += 1
         os.write(counted, b".")
@@ -176,13 +179,13 @@ def _watch(folder: str, changes: Path, at: int | None, how: signal.Signals) -> N
     sys.addaudithook(hook)
 
 
-def _changes(event: str, args: tuple[Any, ...], folder: str) -> bool:
+def _changes(event: str, args: tuple[Any, ...], folders: tuple[str, ...]) -> bool:
     if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         return False
     if event in ("os.remove", "os.rmdir") and args[1] != -1:
         return True  # within a shutil.rmtree: the path is relative
     path = args[0]
-    return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(folder)  # noqa: PTH100
+    return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(folders)  # noqa: PTH100
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`prepare`, `encode` and `train` killed at any moment: nothing half-made is taken for whole, and the same command,
 given again, comes to the same bytes as one that was never killed. Two processes on one output: the second is refused.
 
-The commands are the real ones, in real processes (killing.py). A kill is inside the work if the process
-had begun to change files and still held its lock.
+The commands are the real ones, in real processes (killing.py). A kill is inside the work if it comes
+after the first change of a file, and the output is not finished or still locked.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Work:
         finished = self.check(out)
         assert finished or ended.status == -9
         if ended.status == -9:
-            locked = any(lock.exists() for lock in self.locks(out))
-            self.landed["before" if not ended.changes else "inside" if locked else "after"] += 1
+            done = finished and not any(lock.exists() for lock in self.locks(out))
+            self.landed["before" if not ended.changes else "after" if done else "inside"] += 1
         return ended.status == -9
 
     def finish(self, out: Path) -> None:
@@ -110,8 +110,8 @@ class Work:
         rng = random.Random(seed)
         while self.landed.total() < kills:
             out = self.fresh()
-            while self.killed(out, after=rng.uniform(0, self.once.seconds)) and not self.check(out):
-                pass
+            while self.landed.total() < kills and not self.check(out):
+                self.killed(out, after=rng.uniform(0, self.once.seconds))
             self.finish(out)
 
     def killed_at_changes(self, points: int) -> None:
