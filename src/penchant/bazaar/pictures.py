@@ -1,7 +1,7 @@
 """Pictures of the generated market's items: simple, and their style is all there to see.
 
-An item's silhouette is its leaf's (`shapes.json`), a few layers of plain shapes on a square of 100 units. Everything else
-is its style: colour, pattern, corners, background and size, the eight numbers of `style_of`.
+An item's silhouette is its leaf's (`shapes.json`), a few layers of plain shapes on a square of 100 units. Everything
+else is its style: colour, pattern, corners, background and size, the eight numbers of `style_of`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from penchant.bazaar.words import (
     COLOUR_HSL,
-    COLOURS,
     KIND_OF,
     KINDS,
     LEAVES,
@@ -31,7 +30,7 @@ from penchant.bazaar.words import (
 )
 
 STYLES = ["red-green", "yellow-blue", "lightness", "saturation", "pattern", "roundness", "backdrop", "fill"]
-"""What the columns of `style_of` are; the first two are the colour's chroma times the cosine and the sine of its hue."""
+"""The columns of `style_of`; the first two are the colour's chroma times the cosine and the sine of its hue."""
 
 SIZE = 112
 """Width and height of a picture, in pixels."""
@@ -102,7 +101,7 @@ def draw(attributes: Attributes, i: int) -> bytes:
     for paint, kind, *numbers in _SHAPES[KINDS[KIND_OF[attributes.leaf[i]]].shape]:
         fills = paints[paint], 255, 255 if paint == "body" else 0
         for pen, colour in zip(pens, fills, strict=True):
-            _layer(pen, kind, numbers, colour, roundness, 0.6 + 0.36 * fill)
+            _layer(pen, kind, numbers, colour, roundness, 0.64 + 0.34 * fill)
     pattern = _pattern(int(attributes.pattern[i]), float(attributes.density[i]))
     if pattern is not None:
         thing.paste(paints["motif"], mask=ImageChops.multiply(pattern, body))
@@ -126,7 +125,7 @@ def _rgb(hue: float, saturation: float, lightness: float) -> Colour:
 
 
 def _palette(hue: float, saturation: float, lightness: float) -> dict[str, Colour]:
-    """The colours that a silhouette's layers name: tones of the item's own, and four that are always the same."""
+    """The colours that a silhouette's layers name: tones of the item's own, and some that never change."""
     light = lightness > 0.5
     return {
         "body": _rgb(hue, saturation, lightness),
@@ -136,6 +135,9 @@ def _palette(hue: float, saturation: float, lightness: float) -> dict[str, Colou
         "motif": _rgb(hue + 18.0, saturation, lightness - 0.27 if light else lightness + 0.3),
         "wood": (181, 138, 94),
         "metal": (176, 182, 190),
+        "leaf": (98, 148, 92),
+        "water": (188, 218, 228),
+        "flame": (246, 190, 80),
         "pale": (246, 241, 230),
         "ink": (52, 50, 58),
     }
@@ -239,9 +241,9 @@ def _dark() -> Image.Image:
 
 def _background(backdrop: float, roundness: float) -> Image.Image:
     """A backdrop, and on it a lighter plate whose corners are as round as the object's."""
-    level = 0.4 + 0.5 * backdrop
-    ground = Image.new("RGB", (CANVAS, CANVAS), _rgb(35.0, 0.12, level))
-    _layer(ImageDraw.Draw(ground), "box", [2.0, 2.0, 98.0, 98.0], _rgb(40.0, 0.16, level + 0.07), roundness, 1.0)
+    level = 0.42 + 0.49 * backdrop
+    ground = Image.new("RGB", (CANVAS, CANVAS), _rgb(35.0, 0.07, level))
+    _layer(ImageDraw.Draw(ground), "box", [2.0, 2.0, 98.0, 98.0], _rgb(40.0, 0.1, level + 0.07), roundness, 1.0)
     return ground.reduce(OVERSAMPLING)
 
 

@@ -21,6 +21,7 @@ from penchant.bazaar.words import (
     PLAIN,
     SYNONYMS,
     THEME_WORDS,
+    WORDS_PER_ITEM,
     Attributes,
 )
 
@@ -28,6 +29,17 @@ ASKABLE = ("middle", "kind", "leaf", "brand", "theme", "feature", "colour", "mat
 """What a query can require, in the order of its words except that the category, the first three, is typed last."""
 NUM_CATEGORIES = 3
 UNASKED = -1
+
+_NAMES = {
+    "brand": [brand.lower() for brand in BRANDS],
+    "theme": THEME_WORDS,
+    "feature": FEATURES,
+    "colour": COLOURS,
+    "material": MATERIALS,
+    "pattern": PATTERNS,
+}
+_ASKED = ["brand", *["theme"] * 2, "feature", *["colour"] * 3, *["material"] * 2, "pattern"]
+"""Colour, theme and material are asked for most."""
 
 _NEIGHBOURS = {
     key: "".join(row[max(0, at - 1) : at] + row[at + 1 : at + 2])
@@ -62,8 +74,8 @@ def query(
 ) -> tuple[str, tuple[int, ...]]:
     """What a shopper who looks for item i types, and what is meant.
 
-    Returns: the text, and the required value of each of `ASKABLE`, `UNASKED` where the query does not say; exactly one of
-        the three categories is required. Synonyms, unfinished words and typos change the text, not what is meant.
+    Returns: the text, and the required value of each of `ASKABLE`, `UNASKED` where the query does not say; exactly one
+        of the three categories is required. Synonyms, unfinished words and typos change the text, not what is meant.
     """
     u = rng.random(12).tolist()
     required = [UNASKED] * len(ASKABLE)
@@ -93,25 +105,19 @@ def query(
 
 
 def _modifiers(attributes: Attributes, i: int, required: list[int], u: list[float]) -> list[str]:
-    """One to three attributes of item i by name, entered in `required`; colour and material are asked for most."""
-    values = {
-        3: int(attributes.brand[i]),
-        4: int(attributes.themes[i, int(u[0] * attributes.themes.shape[1])]),
-        5: int(attributes.feature[i]),
-        6: int(attributes.colour[i]),
-        7: int(attributes.material[i]),
-    }
-    if attributes.pattern[i] != PLAIN:
-        values[8] = int(attributes.pattern[i])
-    bag = [column for column in _BAG if column in values]
-    chosen = sorted({bag[int(x * len(bag))] for x in u[1:]})
-    for column in chosen:
-        required[column] = values[column]
-    return [_NAMES[column][values[column]] for column in chosen]
-
-
-_BAG = (3, 4, 4, 5, 6, 6, 6, 7, 7, 8)
-_NAMES = {3: [b.lower() for b in BRANDS], 4: THEME_WORDS, 5: FEATURES, 6: COLOURS, 7: MATERIALS, 8: PATTERNS}
+    """One to three attributes of item i by name, entered in `required`."""
+    values = {name: int(getattr(attributes, name)[i]) for name in _NAMES if name != "theme"}
+    values["theme"] = int(attributes.themes[i, int(u[0] * WORDS_PER_ITEM)])
+    asked = {_ASKED[int(x * len(_ASKED))] for x in u[1:]}
+    if values["pattern"] == PLAIN and "pattern" in asked:  # nobody types that
+        asked = asked - {"pattern"} or {"colour"}
+    modifiers = []
+    for column in range(NUM_CATEGORIES, len(ASKABLE)):
+        name = ASKABLE[column]
+        if name in asked:
+            required[column] = values[name]
+            modifiers.append(_NAMES[name][values[name]])
+    return modifiers
 
 
 def misspell(text: str, where: float, how: float) -> str:
@@ -146,7 +152,7 @@ def misspell(text: str, where: float, how: float) -> str:
 
 
 def unfinished(text: str, where: float) -> str:
-    """The text without the end of its last word, of which three letters or more stay; `where` in [0, 1) says how many."""
+    """The text without the end of its last word; three letters or more of it stay, `where` in [0, 1) says how many."""
     last = len(text) - text.rfind(" ") - 1
     if last < 4:
         return text

@@ -1,12 +1,13 @@
 """The language of the generated market: categories, attributes of items, and what is written about them.
 
-The vocabulary is `words.json`. What is said of an item follows from its `Attributes` alone, and its theme vector from the
-theme words that its description really contains: nothing about an item's theme is hidden from a reader of its text.
+The vocabulary is `words.json`. What is said of an item follows from its `Attributes` alone, and its theme vector from
+the theme words that its description really contains: nothing about an item's theme is hidden from a reader of its text.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import NamedTuple
@@ -37,7 +38,7 @@ WORDS_PER_ITEM = 3
 SAME_THEME = 0.6
 """Chance that the second and the third theme word of an item are of the first one's theme."""
 
-BRANDS_PER_ROOT, BRANDS_PER_KIND, PATTERNS_PER_KIND = 12, 6, 5
+BRANDS_PER_ROOT, BRANDS_PER_KIND, MOTIFS_PER_KIND = 12, 6, 4
 
 
 def _theme_vectors() -> FloatArray:
@@ -79,8 +80,8 @@ def _kinds() -> list[Kind]:
 def _leaves() -> list[tuple[int, str]]:
     """(kind, refinement) of every leaf: first the kinds themselves, then each refined by one word, then by two."""
     by_one, by_two = [], []
-    for kind, of in enumerate(KINDS):
-        uses, sizes = of.refinements
+    for kind in KINDS:
+        uses, sizes = kind.refinements
         by_one.append([*uses, *sizes])
         by_two.append([f"{size} {use}" for use in uses for size in sizes])
     rounds = [[""] * len(KINDS), *zip(*by_one, strict=True), *zip(*by_two, strict=True)]
@@ -102,17 +103,24 @@ FEATURES: list[str] = list(_numbered([feature for kind in KINDS for feature in k
 
 
 def _choices() -> dict[str, IntArray]:
-    """[kinds, choices] of each attribute that depends on the kind; a short list is repeated to the least common width."""
+    """[kinds, choices] of each attribute that depends on the kind; every choice of a row is as likely as another."""
     brands, materials, patterns, features = [], [], [], []
     others = [p for p in range(len(PATTERNS)) if p != PLAIN]
     for number, kind in enumerate(KINDS):
         first = ROOTS.index(kind.root) * BRANDS_PER_ROOT // 2  # neighbouring roots share half of their brands
         brands.append([(first + (number + b) % BRANDS_PER_ROOT) % len(BRANDS) for b in range(BRANDS_PER_KIND)])
-        materials.append([MATERIALS.index(kind.materials[m % len(kind.materials)]) for m in range(12)])
-        patterns.append([PLAIN, *(others[(number + p) % len(others)] for p in range(PATTERNS_PER_KIND - 1))])
+        materials.append([MATERIALS.index(material) for material in kind.materials])
+        motifs = [others[(number + p) % len(others)] for p in range(MOTIFS_PER_KIND)]
+        patterns.append([PLAIN, PLAIN, *motifs])  # a third of the items are plain
         features.append([FEATURES.index(feature) for feature in kind.features])
     tables = {"brand": brands, "material": materials, "pattern": patterns, "feature": features}
-    return {name: np.array(table, np.int32) for name, table in tables.items()}
+    return {name: _of_one_width(table) for name, table in tables.items()}
+
+
+def _of_one_width(rows: list[list[int]]) -> IntArray:
+    """The rows as one table: each is repeated to the least common multiple of their lengths."""
+    width = math.lcm(*(len(row) for row in rows))
+    return np.array([row * (width // len(row)) for row in rows], np.int32)
 
 
 _CHOICES = _choices()
@@ -145,7 +153,7 @@ class Attributes:
         brand, colour, material, pattern, feature: [n], into the list of that name.
         themes: [n, 3], different words of `THEME_WORDS`, in the order in which the description has them.
         wording: [n], which of the ways of writing a title and a description is taken.
-        hue, shade: [n], in [-1, 1]: how far the picture's colour is from what its word stands for, in hue and lightness.
+        hue, shade: [n], in [-1, 1]: how far the picture's colour is from its word's, in hue and in lightness.
         density: [n], in [0, 1]: how fine the pattern is.
         roundness: [n], in [0, 1]: from sharp corners to round ones.
         backdrop: [n], in [0, 1]: from a dark background to a light one.
@@ -174,8 +182,8 @@ class Attributes:
 def compose(rng: np.random.Generator, leaves: IntArray) -> Attributes:
     """Attributes of items of the given leaves.
 
-    Brand, material, pattern and feature are among those of the leaf's kind; colour, themes and looks do not depend on it,
-    so that style and theme vary as much within a category as between them.
+    Brand, material, pattern and feature are among those of the leaf's kind; colour, themes and looks do not depend on
+    it, so that style and theme vary as much within a category as between them.
     """
     n = len(leaves)
     kinds = KIND_OF[leaves]
@@ -225,12 +233,14 @@ _TITLES = [
     "{pattern} {colour} {material} {leaf} by {brand}",
 ]
 _DESCRIPTIONS = [
-    "{a0} design in {colour} {material} with {motif}. The look of {this} {leaf} is {w1} and {w2}. {they} {are} {feature}.",
-    "{this} {w0} {leaf} by {brand} {are} made of {material} in {colour}, with {motif}. {they} {bring} {a1} touch and {a2} "
-    "feel to every day, and {are} {feature} too.",
+    "{a0} design in {colour} {material} with {motif}. The look of {this} {leaf} is {w1} and {w2}. "
+    "{they} {are} {feature}.",
+    "{this} {w0} {leaf} by {brand} {are} made of {material} in {colour}, with {motif}. "
+    "{they} {bring} {a1} touch and {a2} feel to every day, and {are} {feature} too.",
     "Made of {feature} {material} in {colour}, {this} {leaf} {have} {a0} character. With {motif}, {they} {look} {w1}: "
     "{a2} choice from {brand}.",
-    "{a0} piece with {motif}. {brand} gave {this} {leaf} {a1}, {w2} look in {colour} {material}. {they} {are} {feature}.",
+    "{a0} piece with {motif}. {brand} gave {this} {leaf} {a1}, {w2} look in {colour} {material}. "
+    "{they} {are} {feature}.",
 ]
 _SINGULAR = {"this": "this", "they": "it", "are": "is", "bring": "brings", "have": "has", "look": "looks"}
 _PLURAL = {"this": "these", "they": "they", "are": "are", "bring": "bring", "have": "have", "look": "look"}
