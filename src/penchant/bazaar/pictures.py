@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from penchant.bazaar.words import (
@@ -25,7 +25,6 @@ from penchant.bazaar.words import (
     PATTERNS,
     PLAIN,
     Attributes,
-    FloatArray,
     compose,
 )
 
@@ -38,17 +37,17 @@ OVERSAMPLING = 3
 CANVAS = SIZE * OVERSAMPLING
 QUALITY = 88
 
-HUE_RANGE, SHADE_RANGE = 14.0, 0.1
+HUE_RANGE, SHADE_RANGE = 18.0, 0.13
 """How far a picture's colour lies from what its word stands for, at most: degrees, and lightness."""
 
 _SHAPES: dict[str, list[list]] = json.loads(files("penchant.bazaar").joinpath("shapes.json").read_text("utf-8"))
 _OMBRE = PATTERNS.index("ombre")
 
 Colour = tuple[int, int, int]
-Points = NDArray[np.float64]
+Points = Float64[np.ndarray, "points 2"]
 
 
-def _hsl(attributes: Attributes) -> FloatArray:
+def _hsl(attributes: Attributes) -> Float32[np.ndarray, "N 3"]:
     """[n, 3]: hue in degrees, saturation and lightness of the pictures' main colours."""
     hsl = COLOUR_HSL[attributes.colour].copy()
     hsl[:, 0] += HUE_RANGE * attributes.hue
@@ -57,12 +56,12 @@ def _hsl(attributes: Attributes) -> FloatArray:
     return hsl
 
 
-def _raw_style(attributes: Attributes) -> FloatArray:
+def _raw_style(attributes: Attributes) -> Float32[np.ndarray, "N 8"]:
     hue, saturation, lightness = _hsl(attributes).T
     chroma = saturation * (1.0 - np.abs(2.0 * lightness - 1.0))
     radians = np.deg2rad(hue)
-    busy = np.where(attributes.pattern == PLAIN, 0.0, 0.5 + 0.5 * attributes.density)
-    busy = np.where(attributes.pattern == _OMBRE, 0.25, busy)
+    busy = np.where(attributes.pattern == PLAIN, 0.0, 0.3 + 0.7 * attributes.density)
+    busy = np.where(attributes.pattern == _OMBRE, 0.2, busy)
     columns = [
         chroma * np.cos(radians),
         chroma * np.sin(radians),
@@ -77,14 +76,14 @@ def _raw_style(attributes: Attributes) -> FloatArray:
 
 
 @cache
-def _typical() -> tuple[FloatArray, FloatArray]:
+def _typical() -> tuple[Float32[np.ndarray, " 8"], Float32[np.ndarray, " 8"]]:
     """Mean and standard deviation of each raw style over 20,000 items of every leaf."""
     leaves = np.arange(20_000, dtype=np.int32) % len(LEAVES)
     raw = _raw_style(compose(np.random.default_rng(0), leaves))
     return raw.mean(0), raw.std(0)
 
 
-def style_of(attributes: Attributes) -> FloatArray:
+def style_of(attributes: Attributes) -> Float32[np.ndarray, "N 8"]:
     """[n, 8]: what the pictures show, in the order of `STYLES`; mean 0 and standard deviation 1 over typical items."""
     mean, deviation = _typical()
     return (_raw_style(attributes) - mean) / deviation
@@ -151,27 +150,30 @@ def _layer(
     Lines, rings and arcs begin with their width; arcs end with two angles in degrees.
     """
     unit = scale * CANVAS / 100.0
-
-    def placed(values: list[float]) -> Points:
-        return (np.array(values).reshape(-1, 2) - 50.0) * unit + CANVAS / 2
-
     match kind:
         case "poly":
-            pen.polygon(_rounded(placed(numbers), roundness), colour)
+            pen.polygon(_rounded(_placed(numbers, unit), roundness), colour)
         case "box":
             x0, y0, x1, y1 = numbers
-            pen.polygon(_rounded(placed([x0, y0, x1, y0, x1, y1, x0, y1]), roundness), colour)
+            pen.polygon(_rounded(_placed([x0, y0, x1, y0, x1, y1, x0, y1], unit), roundness), colour)
         case "oval":
-            pen.ellipse(placed(numbers).ravel().tolist(), colour)
+            pen.ellipse(_placed(numbers, unit).ravel().tolist(), colour)
         case "ring":
-            pen.ellipse(placed(numbers[1:]).ravel().tolist(), outline=colour, width=round(numbers[0] * unit))
+            box = _placed(numbers[1:], unit).ravel().tolist()
+            pen.ellipse(box, outline=colour, width=round(numbers[0] * unit))
         case "arc":
-            pen.arc(placed(numbers[1:5]).ravel().tolist(), *numbers[5:], fill=colour, width=round(numbers[0] * unit))
+            box = _placed(numbers[1:5], unit).ravel().tolist()
+            pen.arc(box, *numbers[5:], fill=colour, width=round(numbers[0] * unit))
         case _:
-            points, radius = placed(numbers[1:]), numbers[0] * unit / 2
+            points, radius = _placed(numbers[1:], unit), numbers[0] * unit / 2
             pen.line(points.ravel().tolist(), colour, round(2 * radius), joint="curve")
             for x, y in (points[0], points[-1]):
                 pen.ellipse([x - radius, y - radius, x + radius, y + radius], colour)
+
+
+def _placed(numbers: list[float], unit: float) -> Points:
+    """Points of the square of 100 units on the canvas, scaled about its middle."""
+    return (np.array(numbers).reshape(-1, 2) - 50.0) * unit + CANVAS / 2
 
 
 _STEPS = np.linspace(0.0, 1.0, 7)[:, None, None]
@@ -199,7 +201,7 @@ def _pattern(pattern: int, density: float) -> Image.Image | None:
 
 
 @cache
-def _tile(pattern: str, period: int) -> NDArray[np.uint8]:
+def _tile(pattern: str, period: int) -> UInt8[np.ndarray, "period period"]:
     """One period of a pattern, [period, period]; its edges fit each other."""
     image = Image.new("L", (period, period))
     pen = ImageDraw.Draw(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float32, Int
 
 from penchant.bazaar.words import (
     BRANDS,
@@ -160,8 +160,10 @@ def unfinished(text: str, where: float) -> str:
 
 
 def relevance(
-    required: NDArray[np.int32] | tuple[int, ...], attributes: Attributes, items: NDArray[np.integer] | None = None
-) -> NDArray[np.float32]:
+    required: Int[np.ndarray, "*R 9"] | tuple[int, ...],
+    attributes: Attributes,
+    items: Int[np.ndarray, "*R K"] | None = None,
+) -> Float32[np.ndarray, "*R K"]:
     """How far items are what a query means: the share of the required values that an item has, 0 in another category.
 
     Args:

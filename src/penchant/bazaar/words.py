@@ -13,16 +13,13 @@ from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-
-IntArray = NDArray[np.int32]
-FloatArray = NDArray[np.float32]
+from jaxtyping import Float32, Int, Int32
 
 _WORDS = json.loads(files("penchant.bazaar").joinpath("words.json").read_text("utf-8"))
 
 BRANDS: list[str] = _WORDS["brands"]
 COLOURS: list[str] = list(_WORDS["colours"])
-COLOUR_HSL: FloatArray = np.array(list(_WORDS["colours"].values()), np.float32)
+COLOUR_HSL: Float32[np.ndarray, "colours 3"] = np.array(list(_WORDS["colours"].values()), np.float32)
 """[colours, 3]: hue in degrees, saturation and lightness in [0, 1] of what each colour word stands for."""
 PATTERNS: list[str] = list(_WORDS["patterns"])
 PLAIN = PATTERNS.index("plain")
@@ -41,14 +38,14 @@ SAME_THEME = 0.6
 BRANDS_PER_ROOT, BRANDS_PER_KIND, MOTIFS_PER_KIND = 12, 6, 4
 
 
-def _theme_vectors() -> FloatArray:
+def _theme_vectors() -> Float32[np.ndarray, "words 8"]:
     """[words, 8]: word w of theme t is the unit vector of axis t plus seeded noise."""
     axes = np.repeat(np.eye(len(THEMES), THEME_WIDTH), WORDS_PER_THEME, axis=0)
     noise = np.random.default_rng(8).normal(0.0, THEME_SPREAD, axes.shape)
     return (axes + noise).astype(np.float32)
 
 
-THEME_VECTORS: FloatArray = _theme_vectors()
+THEME_VECTORS: Float32[np.ndarray, "words 8"] = _theme_vectors()
 
 
 class Kind(NamedTuple):
@@ -94,15 +91,15 @@ def _numbered(names: list[str]) -> dict[str, int]:
 
 KINDS: list[Kind] = _kinds()
 LEAVES: list[tuple[int, str]] = _leaves()
-KIND_OF: IntArray = np.array([kind for kind, _ in LEAVES], np.int32)
+KIND_OF: Int32[np.ndarray, " leaves"] = np.array([kind for kind, _ in LEAVES], np.int32)
 ROOTS: list[str] = list(_WORDS["tree"])
 MIDDLES: list[str] = list(_numbered([kind.middle for kind in KINDS]))
-MIDDLE_OF: IntArray = np.array([MIDDLES.index(kind.middle) for kind in KINDS], np.int32)[KIND_OF]
+MIDDLE_OF: Int32[np.ndarray, " leaves"] = np.array([MIDDLES.index(kind.middle) for kind in KINDS], np.int32)[KIND_OF]
 MATERIALS: list[str] = list(_numbered([material for kind in KINDS for material in kind.materials]))
 FEATURES: list[str] = list(_numbered([feature for kind in KINDS for feature in kind.features]))
 
 
-def _choices() -> dict[str, IntArray]:
+def _choices() -> dict[str, Int32[np.ndarray, "kinds choices"]]:
     """[kinds, choices] of each attribute that depends on the kind; every choice of a row is as likely as another."""
     brands, materials, patterns, features = [], [], [], []
     others = [p for p in range(len(PATTERNS)) if p != PLAIN]
@@ -117,7 +114,7 @@ def _choices() -> dict[str, IntArray]:
     return {name: _of_one_width(table) for name, table in tables.items()}
 
 
-def _of_one_width(rows: list[list[int]]) -> IntArray:
+def _of_one_width(rows: list[list[int]]) -> Int32[np.ndarray, "rows width"]:
     """The rows as one table: each is repeated to the least common multiple of their lengths."""
     width = math.lcm(*(len(row) for row in rows))
     return np.array([row * (width // len(row)) for row in rows], np.int32)
@@ -160,26 +157,26 @@ class Attributes:
         fill: [n], in [0, 1]: from a small object with room around it to one that fills the frame.
     """
 
-    leaf: IntArray
-    brand: IntArray
-    colour: IntArray
-    material: IntArray
-    pattern: IntArray
-    feature: IntArray
-    themes: IntArray
-    wording: IntArray
-    hue: FloatArray
-    shade: FloatArray
-    density: FloatArray
-    roundness: FloatArray
-    backdrop: FloatArray
-    fill: FloatArray
+    leaf: Int32[np.ndarray, " N"]
+    brand: Int32[np.ndarray, " N"]
+    colour: Int32[np.ndarray, " N"]
+    material: Int32[np.ndarray, " N"]
+    pattern: Int32[np.ndarray, " N"]
+    feature: Int32[np.ndarray, " N"]
+    themes: Int32[np.ndarray, "N 3"]
+    wording: Int32[np.ndarray, " N"]
+    hue: Float32[np.ndarray, " N"]
+    shade: Float32[np.ndarray, " N"]
+    density: Float32[np.ndarray, " N"]
+    roundness: Float32[np.ndarray, " N"]
+    backdrop: Float32[np.ndarray, " N"]
+    fill: Float32[np.ndarray, " N"]
 
     def __len__(self) -> int:
         return len(self.leaf)
 
 
-def compose(rng: np.random.Generator, leaves: IntArray) -> Attributes:
+def compose(rng: np.random.Generator, leaves: Int[np.ndarray, " N"]) -> Attributes:
     """Attributes of items of the given leaves.
 
     Brand, material, pattern and feature are among those of the leaf's kind; colour, themes and looks do not depend on
@@ -188,11 +185,11 @@ def compose(rng: np.random.Generator, leaves: IntArray) -> Attributes:
     n = len(leaves)
     kinds = KIND_OF[leaves]
 
-    def choose(name: str) -> IntArray:
+    def choose(name: str) -> Int32[np.ndarray, " N"]:
         table = _CHOICES[name]
         return table[kinds, rng.integers(0, table.shape[1], n)]
 
-    def uniform(low: float, high: float) -> FloatArray:
+    def uniform(low: float, high: float) -> Float32[np.ndarray, " N"]:
         return rng.uniform(low, high, n).astype(np.float32)
 
     return Attributes(
@@ -213,7 +210,7 @@ def compose(rng: np.random.Generator, leaves: IntArray) -> Attributes:
     )
 
 
-def _draw_themes(rng: np.random.Generator, n: int) -> IntArray:
+def _draw_themes(rng: np.random.Generator, n: int) -> Int32[np.ndarray, "N 3"]:
     """[n, 3] different words; the later two are of the first one's theme with chance `SAME_THEME` each."""
     theme = rng.integers(0, len(THEMES), (n, WORDS_PER_ITEM))
     theme[:, 1:] = np.where(rng.random((n, WORDS_PER_ITEM - 1)) < SAME_THEME, theme[:, :1], theme[:, 1:])
@@ -222,7 +219,7 @@ def _draw_themes(rng: np.random.Generator, n: int) -> IntArray:
     return (theme * WORDS_PER_THEME + place).astype(np.int32)
 
 
-def theme_of(word_indices: IntArray) -> FloatArray:
+def theme_of(word_indices: Int[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N 8"]:
     """[n, 8]: the mean of the vectors of the words [n, 3]."""
     return THEME_VECTORS[word_indices].mean(axis=1)
 
@@ -252,7 +249,7 @@ def title(attributes: Attributes, i: int) -> str:
         brand=BRANDS[attributes.brand[i]],
         material=MATERIALS[attributes.material[i]],
         pattern="" if attributes.pattern[i] == PLAIN else PATTERNS[attributes.pattern[i]],
-        leaf=leaf_name(attributes.leaf[i]),
+        leaf=leaf_name(int(attributes.leaf[i])),
         colour=COLOURS[attributes.colour[i]],
     )
     return _capitalised(" ".join(text.split()))
@@ -260,7 +257,7 @@ def title(attributes: Attributes, i: int) -> str:
 
 def description(attributes: Attributes, i: int) -> str:
     """Two or three sentences with the item's three theme words, and its leaf, colour, material, pattern and feature."""
-    leaf = leaf_name(attributes.leaf[i])
+    leaf = leaf_name(int(attributes.leaf[i]))
     words = [THEME_WORDS[word] for word in attributes.themes[i]]
     text = _DESCRIPTIONS[attributes.wording[i] // len(_TITLES)].format(
         brand=BRANDS[attributes.brand[i]],
