@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int
 
+from penchant.bazaar.market import Market
 from penchant.bazaar.queries import ASKABLE, UNASKED, query
-
-if TYPE_CHECKING:
-    from penchant.bazaar.world import World
 
 START_MS = 1_704_067_200_000
 """The first day: 1 January 2024, UTC."""
@@ -155,14 +153,14 @@ def _text(letter: str, numbers: np.ndarray) -> pa.Array:
 
 
 def draw_requests(
-    world: World, rng: np.random.Generator, day: int, users: Int[np.ndarray, " S"], first: int
+    market: Market, rng: np.random.Generator, day: int, users: Int[np.ndarray, " S"], first: int
 ) -> Requests:
     """The requests of S sessions, one of each given user (who may be there several times).
 
     Args:
         first: number of the first request.
     """
-    knobs, people = world.config.knobs, world.people
+    knobs, people = market.config.knobs, market.people
     shares = people.interests(users, day)
     intent = people.leaf[users, choose(rng, shares)]
     sizes = np.minimum(1 + rng.poisson(FURTHER_REQUESTS, len(users)), MOST_REQUESTS)
@@ -172,14 +170,14 @@ def draw_requests(
     user, leaf = users[of], intent[of]
     ts_ms = START_MS + day * DAY_MS + starts_ms[of] + nth * BETWEEN_MS + rng.uniform(0, BETWEEN_MS / 3, len(of))
     leaves = rng.random(len(of)) < knobs.cross_category
-    leaf = np.where(leaves, _another(rng, leaf, world.leaf_weights), leaf).astype(np.int32)
+    leaf = np.where(leaves, _another(rng, leaf, market.leaf_weights), leaf).astype(np.int32)
     kind = rng.random(len(of))
     is_search, is_home = kind < knobs.search, (kind >= knobs.search) & (kind < knobs.search + knobs.home)
     asked = np.full((len(of), len(ASKABLE)), UNASKED, dtype=np.int32)
     typed: list[str | None] = [None] * len(of)
     searches = np.flatnonzero(is_search)
-    for r, target in zip(searches, _targets(world, rng, day, user[searches], leaf[searches]), strict=True):
-        typed[r], asked[r] = query(rng, world.catalogue.attributes, int(target))
+    for r, target in zip(searches, _targets(market, rng, day, user[searches], leaf[searches]), strict=True):
+        typed[r], asked[r] = query(rng, market.catalogue.attributes, int(target))
     return Requests(
         day=day,
         request=np.arange(first, first + len(of)),
@@ -204,23 +202,23 @@ def _another(rng: np.random.Generator, leaf: np.ndarray, weights: np.ndarray) ->
     return np.where(drawn == leaf, drawn % len(weights) + 1, drawn)
 
 
-def _targets(world: World, rng: np.random.Generator, day: int, users: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+def _targets(market: Market, rng: np.random.Generator, day: int, users: np.ndarray, leaf: np.ndarray) -> np.ndarray:
     """Item [R] that each searcher has in mind: of a few of the leaf, the one they like best, give or take."""
-    starts, stops = world.catalogue.starts[-1, leaf], world.catalogue.stops[-1, leaf]
-    items = world.shelf(day).draw(rng, starts[:, None], stops[:, None], (len(users), CONSIDERED))
-    liked = world.attraction(users, day, items) + rng.gumbel(size=items.shape)
+    starts, stops = market.catalogue.starts[-1, leaf], market.catalogue.stops[-1, leaf]
+    items = market.shelf(day).draw(rng, starts[:, None], stops[:, None], (len(users), CONSIDERED))
+    liked = market.attraction(users, day, items) + rng.gumbel(size=items.shape)
     return np.take_along_axis(items, liked.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
-def react(world: World, rng: np.random.Generator, requests: Requests, items: Int[np.ndarray, "R K"]) -> Log:
+def react(market: Market, rng: np.random.Generator, requests: Requests, items: Int[np.ndarray, "R K"]) -> Log:
     """Clicks, carts and orders on the lists shown.
 
     P(click at place k) = exam(k) sigmoid(a - CLICK + noise), exam(k) = 1 / k^position; given a click, P(cart) =
     sigmoid(a - CART + noise); given a cart, P(order) = sigmoid(a - ORDER + noise).
     """
-    attraction = world.attraction(requests.user, requests.day, items, requests.truth.asked)
-    propensity = world.propensity(items.shape[1])
-    logits = attraction + world.config.knobs.noise * rng.standard_normal(items.shape, dtype=np.float32)
+    attraction = market.attraction(requests.user, requests.day, items, requests.truth.asked)
+    propensity = market.propensity(items.shape[1])
+    logits = attraction + market.config.knobs.noise * rng.standard_normal(items.shape, dtype=np.float32)
     luck = rng.random((3, *items.shape), dtype=np.float32)
     clicked = (luck[0] < propensity * sigmoid(logits - CLICK)) & (items > 0)
     carted = clicked & (luck[1] < sigmoid(logits - CART))

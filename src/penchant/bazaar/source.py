@@ -67,14 +67,14 @@ def read(options: Bazaar) -> Raw:
     for table in ("events", "impressions"):
         files = text(work.folder / f"{table}.parquet")
         work.db.execute(f"CREATE VIEW raw_{table} AS SELECT * FROM read_parquet({files})")
-    people = world.people
+    people = world.market.people
     changed = any((options.users, options.items, options.days, options.actions, options.leaves))
     return Raw(
         name="-".join(["bazaar", "own" if changed else options.size, *([f"s{config.seed}"] if config.seed else [])]),
         source="bazaar",
         work=work,
         impressions="raw_impressions",
-        items=pa.concat_tables(world.catalogue.batches(options.pictures)),
+        items=pa.concat_tables(world.market.catalogue.batches(options.pictures)),
         users=pa.table(
             {
                 "user_id": [f"u{u}" for u in range(1, config.users + 1)],
@@ -101,6 +101,6 @@ def _write_days(world: World, work: Workspace) -> None:
 
 
 def _tables(world: World) -> Iterator[tuple[str, pa.Table]]:
-    for log in world.step(ShopPolicy(world), world.config.days):
+    for log in world.step(ShopPolicy(world.market), world.config.days):
         yield "events", log.events()
         yield "impressions", log.impressions()

@@ -1,7 +1,7 @@
-"""The market: who lives in it, what they would like, and how their days go on under any policy.
+"""The market lives: its days go on under any policy.
 
 world = World(SIZES["tiny"])
-for log in world.step(ShopPolicy(world), days=7):
+for log in world.step(ShopPolicy(world.market), days=7):
     log.events(), log.impressions()
 """
 
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from penchant.bazaar.behaviour import Log, Requests, draw_requests, react
-from penchant.bazaar.catalogue import make_catalogue
 from penchant.bazaar.config import BazaarConfig
-from penchant.bazaar.people import make_people
-from penchant.bazaar.policies import FRESH_DAYS, FRESHNESS, POPULARITY, Policy, RandomPolicy, Shelf, ShopPolicy
-from penchant.bazaar.queries import UNASKED, relevance
+from penchant.bazaar.market import Market
+from penchant.bazaar.policies import Policy, RandomPolicy, ShopPolicy
 
 BLOCK = 2048
 """Sessions that are lived at once: memory depends on it, and on no other length."""
@@ -32,11 +29,11 @@ WEEK = (0.95, 0.9, 0.9, 0.95, 1.0, 1.15, 1.15)
 
 
 class World:
-    """A market that its config tells wholly. Days are independent given the people, so any of them can be lived alone.
+    """A market in time. Days are independent given the people, so any of them can be lived alone.
 
     Attributes:
         day: the day that `step` lives next.
-        leaf_weights: float64 [C], how often each of the leaves 1..C (from position 0) is an interest.
+        market: people and items.
         sessions: float64 [U+1], mean sessions of each user on a day they are there.
 
     Raises:
@@ -46,66 +43,9 @@ class World:
     def __init__(self, config: BazaarConfig) -> None:
         self.config = config
         self.day = 0
-        self.catalogue = make_catalogue(config)
-        sizes = np.bincount(self.catalogue.leaf, minlength=self.catalogue.num_leaves + 1)[1:]
-        self.leaf_weights = sizes**0.7 / (sizes**0.7).sum()
-        self.people = make_people(config, self.leaf_weights, config.seed)
-        self.shelf = lru_cache(maxsize=2)(self._shelf)
-        self.launched = lru_cache(maxsize=2)(self._launched)
-        self._explorer = RandomPolicy(self)
+        self.market = Market(config)
+        self._explorer = RandomPolicy(self.market)
         self.sessions = self._scaled_sessions()
-
-    def attraction(
-        self,
-        users: Int[np.ndarray, " R"],
-        day: int,
-        items: Int[np.ndarray, "R M"],
-        asked: Int[np.ndarray, "R A"] | None = None,
-    ) -> Float[np.ndarray, "R M"]:
-        """How much each user is drawn to each of their items that day, given what they ask for, in logits.
-
-        a = w_interest interest[u, cat(i)](t) + w_text x + w_image y + w_cross w_text w_image x y + w_identity pop_i
-            - w_price |level_i - level_u| + w_query rel(q, i),
-        x = <p_u(t), theme_i> / sqrt 8,  y = <s_u(t), style_i> / sqrt 8
-
-        Without a query the last term is 0.
-        """
-        w, people, catalogue = self.config.knobs, self.people, self.catalogue
-        text, image = self.taste_terms(users, day, items)
-        a = w.text * text + w.image * image + (w.cross * w.text * w.image) * text * image
-        a += w.identity * catalogue.popularity[items]
-        a -= w.price * np.abs(catalogue.level[items] - people.level[users][:, None])
-        shares = (w.interest * people.interests(users, day)).astype(np.float32)
-        leaf = catalogue.leaf[items]
-        for slot in range(shares.shape[1]):
-            a += np.where(leaf == people.leaf[users, slot][:, None], shares[:, slot, None], np.float32(0))
-        if asked is not None:
-            rows = np.flatnonzero((asked != UNASKED).any(axis=1))
-            if len(rows):
-                a[rows] += np.float32(w.query) * relevance(asked[rows], catalogue.attributes, items[rows])
-        return a
-
-    def taste_terms(
-        self, users: Int[np.ndarray, " R"], day: int, items: Int[np.ndarray, "R M"]
-    ) -> tuple[Float[np.ndarray, "R M"], Float[np.ndarray, "R M"]]:
-        """x and y of `attraction`: the user's taste for what each item says, and for what it shows."""
-        theme, style = self.people.tastes(users, day)
-        scale = np.float32(1 / np.sqrt(theme.shape[1]))
-        x = np.matmul(self.catalogue.theme[items], theme[:, :, None])[..., 0] * scale
-        y = np.matmul(self.catalogue.style[items], style[:, :, None])[..., 0] * scale
-        return x, y
-
-    def propensity(self, places: int) -> Float[np.ndarray, " K"]:
-        """The chance that each place of a list is looked at."""
-        return (1 / np.arange(1, places + 1) ** self.config.knobs.position).astype(np.float32)
-
-    def ranges(self, requests: Requests) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " R"]]:
-        """Start and stop of the items that fit each request's query or category; all items on the front page."""
-        catalogue = self.catalogue
-        leaf = np.where(requests.is_search, requests.truth.leaf, requests.category)
-        starts, stops = catalogue.starts[-1, leaf], catalogue.stops[-1, leaf]
-        found = catalogue.asked_range(requests.truth.asked, leaf)
-        return np.where(requests.is_search, found[0], starts), np.where(requests.is_search, found[1], stops)
 
     def step(self, policy: Policy, days: int) -> Iterator[Log]:
         """Live on for some days under a policy; the logs of each day, in parts."""
@@ -116,14 +56,14 @@ class World:
     def live(self, policy: Policy, day: int) -> Iterator[Log]:
         """One day under a policy, in parts. The people and what they ask for do not depend on the policy."""
         rng = np.random.default_rng([self.config.seed, 2, day])
-        mean = self.sessions * (self.people.joined <= day) * WEEK[day % 7]
+        mean = self.sessions * (self.market.people.joined <= day) * WEEK[day % 7]
         users = np.repeat(np.arange(len(mean)), rng.poisson(mean)).astype(np.int32)
         users = rng.permutation(users)
         first = day * 10**9
         for block, start in enumerate(range(0, len(users), BLOCK)):
             rng = np.random.default_rng([self.config.seed, 2, day, block])
-            requests = draw_requests(self, rng, day, users[start : start + BLOCK], first)
-            yield react(self, rng, requests, self.lists(policy, requests))
+            requests = draw_requests(self.market, rng, day, users[start : start + BLOCK], first)
+            yield react(self.market, rng, requests, self.lists(policy, requests))
             first += len(requests)
 
     def lists(self, policy: Policy, requests: Requests) -> Int[np.ndarray, "R K"]:
@@ -137,24 +77,16 @@ class World:
             items[rows, : drawn.shape[1]] = drawn
         return items
 
-    def _shelf(self, day: int) -> Shelf:
-        age = day - self.catalogue.launch
-        fresh = FRESHNESS * np.exp(-np.maximum(age, 0) / FRESH_DAYS)
-        return Shelf(np.exp(POPULARITY * self.catalogue.popularity + fresh) * (age >= 0))
-
-    def _launched(self, day: int) -> Shelf:
-        return Shelf((self.catalogue.launch <= day).astype(np.float64))
-
     def _scaled_sessions(self) -> np.ndarray:
         """Mean sessions of each user on a day, so that all days together bring the wanted number of actions."""
-        people, days = self.people, self.config.days
+        people, days = self.market.people, self.config.days
         activity = people.activity.astype(np.float64)
         activity[0] = 0
         there = activity * np.maximum(days - people.joined, 0)
         rng = np.random.default_rng([self.config.seed, 5])
         users = rng.choice(len(there), PILOT, p=there / there.sum()).astype(np.int32)
-        requests = draw_requests(self, rng, days // 2, users, 0)
-        clicks = (react(self, rng, requests, self.lists(ShopPolicy(self), requests)).reached > 0).sum()
+        requests = draw_requests(self.market, rng, days // 2, users, 0)
+        clicks = (react(self.market, rng, requests, self.lists(ShopPolicy(self.market), requests)).reached > 0).sum()
         return activity * self.config.actions / (there.sum() * clicks / PILOT)
 
 
