@@ -50,9 +50,9 @@ def test_the_rates_are_those_of_the_market(kind: str) -> None:
 
 def test_who_knows_more_ranks_better_and_popularity_ranks_worse_than_all(store: Store) -> None:
     split = load_split(store, "temporal-successive")
-    judged = judge(store, split, targets=400)
+    judged = judge(store, split, targets=200)
     hits = {kind: hr_at(ranks, 10).mean() for kind, ranks in judged.ranks.items()}
-    assert all(len(ranks) == 400 for ranks in judged.ranks.values())
+    assert all(len(ranks) == 200 for ranks in judged.ranks.values())
     top = np.argsort(-split.item_counts(store)[1:])[:10] + 1
     popular = np.isin(store.event_item[split.targets("test")], top).mean()
     assert popular + 0.1 < hits["user"] < hits["session"] < hits["request"]

@@ -23,6 +23,9 @@ AWAKE_DAYS = 21
 ACTIVITY_SIGMA = 1.2
 """Spread of the logarithm of activity: with it, 6 users in a thousand do ten times the mean."""
 
+ACTIVITY_MOST = 25.0
+"""Bound of activity, whose median is 1: twelve times the mean, so that nobody lives in the shop."""
+
 
 @dataclass(frozen=True)
 class People:
@@ -104,7 +107,7 @@ def make_people(config: BazaarConfig, leaf_weights: Float[np.ndarray, " C"], see
         theme=rng.standard_normal((2, n, TASTE)).astype(np.float32),
         style=rng.standard_normal((2, n, TASTE)).astype(np.float32),
         level=rng.normal(0.0, 0.8, n).astype(np.float32),
-        activity=rng.lognormal(0.0, ACTIVITY_SIGMA, n).astype(np.float32),
+        activity=np.minimum(rng.lognormal(0.0, ACTIVITY_SIGMA, n), ACTIVITY_MOST).astype(np.float32),
         joined=np.maximum(joined, 0).astype(np.int32),
         drift=knobs.drift,
     )
