@@ -53,7 +53,7 @@ def items() -> None:
     sheet = Image.new("RGB", (20 * 74 + 2, 5 * 74 + 2), "white")
     for n, tile in enumerate(tiles):
         sheet.paste(tile, (2 + n % 20 * 74, 2 + n // 20 * 74))
-    sheet.quantize(128).save(FIGURES / "bazaar-items.png", optimize=True)
+    sheet.quantize(256).save(FIGURES / "bazaar-items.png", optimize=True)
 
 
 def timeline() -> None:
@@ -87,8 +87,8 @@ def timeline() -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("day")
-    axes.set_title(f"Clicks of one user in their ten first categories, {DAYS} days of `small` (synthetic)", fontsize=9)
-    axes.legend(fontsize=7, ncols=3, loc="lower right")
+    axes.set_title(f"Clicks of one user in their ten most frequent categories, {DAYS} days of `small` (synthetic)", fontsize=9)
+    figure.legend(fontsize=7, ncols=3, loc="outside lower center")
     figure.savefig(FIGURES / "bazaar-timeline.png", dpi=90, metadata={"Software": None})
 
 

@@ -73,7 +73,7 @@ class Market:
     ) -> Float[np.ndarray, "R M"]:
         """How much each user is drawn to each of their items that day, given what they ask for, in logits.
 
-        a = w_interest interest[u, cat(i)](t) + w_text x + w_image y + w_cross w_text w_image x y + w_identity pop_i
+        a = w_interest interest(u, cat(i), t) + w_text x + w_image y + w_cross w_text w_image x y + w_identity pop_i
             - w_price |level_i - level_u| + w_query rel(q, i),
         x = <p_u(t), theme_i> / sqrt 8,  y = <s_u(t), style_i> / sqrt 8
 
