@@ -87,7 +87,7 @@ def timeline() -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("day")
-    axes.set_title(f"Clicks of one user in their ten most frequent categories, {DAYS} days of `small` (synthetic)", fontsize=9)
+    axes.set_title(f"One user's clicks in ten categories, {DAYS} days of `small` (synthetic)", fontsize=9)
     figure.legend(fontsize=7, ncols=3, loc="outside lower center")
     figure.savefig(FIGURES / "bazaar-timeline.png", dpi=90, metadata={"Software": None})
 

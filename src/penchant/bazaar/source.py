@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from penchant.bazaar.config import SIZES, BazaarConfig, Knobs
 from penchant.bazaar.policies import ShopPolicy
 from penchant.bazaar.world import World
-from penchant.data.sources.raw import Raw, Workspace, text
+from penchant.data.sources.raw import MEMORY, Raw, Workspace, text
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Bazaar:
         return replace(config, actions=self.actions if self.actions is not None else max(1, scaled))
 
 
-def read(options: Bazaar) -> Raw:
+def read(options: Bazaar, memory: str = MEMORY) -> Raw:
     """All days of the market under the shop's own policy, its items and its users.
 
     Raises:
@@ -62,7 +62,7 @@ def read(options: Bazaar) -> Raw:
     """
     config = options.config()
     world = World(config)
-    work = Workspace()
+    work = Workspace(memory)
     _write_days(world, work)
     for table in ("events", "impressions"):
         files = text(work.folder / f"{table}.parquet")
