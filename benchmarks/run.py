@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("sasrec.py",)
+BENCHMARKS = ("sasrec.py", "bazaar.py")
 
 
 def main() -> None:

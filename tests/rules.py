@@ -129,6 +129,12 @@ def data_reaches_up(src: Path) -> list[str]:
     return _unreachable(src, ["data"], lambda m: m not in allowed and not m.startswith(f"{PACKAGE}.data."))
 
 
+def bazaar_reaches_up(src: Path) -> list[str]:
+    """The generated market stands on `data` and the errors alone: it knows no model."""
+    allowed = tuple(f"{PACKAGE}.{room}" for room in ("bazaar", *BELOW_DATA))
+    return _unreachable(src, ["bazaar"], lambda m: m != PACKAGE and not m.startswith(allowed))
+
+
 def long_files(src: Path) -> list[str]:
     """No source file over MAX_LINES lines."""
     sizes = {path: len(path.read_text().splitlines()) for path in src.rglob("*.py")}

@@ -34,6 +34,7 @@ BROKEN: list[tuple[Rule, dict[str, str]]] = [
     ),
     (rules.data_reaches_up, {"data/batch.py": "from penchant import layers", "layers.py": ""}),
     (rules.data_reaches_up, {"data/batch.py": "def f():\n    import penchant.funnel.stages", "funnel/stages.py": ""}),
+    (rules.bazaar_reaches_up, {"bazaar/world.py": "def f():\n    from penchant import layers", "layers.py": ""}),
     (rules.long_files, {"long.py": "x = 1\n" * (rules.MAX_LINES + 1)}),
     (rules.crowded_folders, {f"crowd/m{i}.py": "" for i in range(rules.MAX_ENTRIES + 1)}),
     (rules.unsafe_loading, {"a.py": "import pickle"}),
@@ -52,6 +53,7 @@ BROKEN: list[tuple[Rule, dict[str, str]]] = [
 RULES: list[Rule] = [
     rules.serving_reaches_training,
     rules.data_reaches_up,
+    rules.bazaar_reaches_up,
     rules.long_files,
     rules.crowded_folders,
     rules.unsafe_loading,
@@ -68,6 +70,7 @@ SOUND = {
     "training/loop.py": "",
     "layers.py": "class MLP: ...",
     "data/store.py": "from penchant.errors import DataError\nnp.load('x', allow_pickle=False)",
+    "bazaar/source.py": "from penchant.data import store",
     "errors.py": "class DataError(Exception): ...",
     rules.CHECKED_PICKLE: "import torch\ntorch.load('x', weights_only=True)",
     "cli.py": "console.print('x')\nmodel.eval()",

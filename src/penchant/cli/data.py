@@ -20,15 +20,34 @@ from penchant.errors import StoreError
 
 S = TypeVar("S")
 SOURCES: dict[str, tuple[str, str]] = {
-    "amazon": ("Amazon", "Amazon reviews and products: the releases of 2014, 2018 and 2023"),
-    "kuairand": ("KuaiRand", "KuaiRand's logs of videos shown: Pure, 1K, 27K"),
-    "movielens": ("MovieLens", "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest"),
-    "table": ("Table", "your own logs: CSV, Parquet, Arrow or JSON lines"),
-    "taobao": ("Taobao", "Taobao's user behaviour (Tianchi 649): clicks, favourites, carts, purchases"),
-    "sequences": ("Sequences", "a line of items a user, as papers publish them: Beauty, Yelp"),
-    "mind-news": ("MindNews", "Microsoft's news (MIND): what was shown, what was clicked"),
+    "bazaar": (
+        "penchant.bazaar.source:Bazaar",
+        "a generated market whose truth is known: queries, pictures, exposures (synthetic)",
+    ),
+    "amazon": (
+        "penchant.data.sources.amazon:Amazon",
+        "Amazon reviews and products: the releases of 2014, 2018 and 2023",
+    ),
+    "kuairand": ("penchant.data.sources.kuairand:KuaiRand", "KuaiRand's logs of videos shown: Pure, 1K, 27K"),
+    "movielens": (
+        "penchant.data.sources.movielens:MovieLens",
+        "MovieLens ratings: 100K, 1M, 10M, 20M, 25M, 32M, latest",
+    ),
+    "table": ("penchant.data.sources.table:Table", "your own logs: CSV, Parquet, Arrow or JSON lines"),
+    "taobao": (
+        "penchant.data.sources.taobao:Taobao",
+        "Taobao's user behaviour (Tianchi 649): clicks, favourites, carts, purchases",
+    ),
+    "sequences": (
+        "penchant.data.sources.sequences:Sequences",
+        "a line of items a user, as papers publish them: Beauty, Yelp",
+    ),
+    "mind-news": (
+        "penchant.data.sources.mind_news:MindNews",
+        "Microsoft's news (MIND): what was shown, what was clicked",
+    ),
 }
-"""Source -> (its options, a dataclass of `penchant.data.sources.<source>` beside `read(options)`; what it reads)."""
+"""Source -> (module and class of its options, which stand beside `read(options)`; what it reads)."""
 
 PREPARE_HELP = """\
 usage: penchant prepare SOURCE --out STORE [--FIELD VALUE ...]
@@ -38,6 +57,7 @@ counted and shown with their line; a prepare that is killed leaves no half of a 
 
   penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
   penchant prepare table --events clicks.csv --items catalogue.parquet --out stores/shop
+  penchant prepare bazaar --size tiny --out stores/bazaar-tiny
   penchant prepare table --help     every field of a source
 """
 
@@ -50,6 +70,7 @@ class Prepare(Generic[S]):
     $ penchant prepare movielens --path ml-1m.zip --posters posters.zip --view liked --out stores/ml-1m-liked
     $ penchant prepare amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out stores/beauty
     $ penchant prepare kuairand --path KuaiRand-Pure --tab 1 --out stores/kuairand-pure
+    $ penchant prepare bazaar --size small --out stores/bazaar-small
     $ penchant prepare table --events clicks.csv.gz --items catalogue.parquet --out stores/shop
     $ penchant prepare table --events log.csv --columns user_id=customer timestamp=when --out stores/shop
     """
@@ -68,8 +89,9 @@ def prepare(args: Sequence[str]) -> None:
     name = pick("prepare", "source", {key: says for key, (_, says) in SOURCES.items()}, PREPARE_HELP, args)
     if name is None:
         return
-    source = import_module(f"penchant.data.sources.{name.replace('-', '_')}")
-    options: Any = getattr(source, SOURCES[name][0])
+    module, _, kind = SOURCES[name][0].partition(":")
+    source = import_module(module)
+    options: Any = getattr(source, kind)
     _prepare(source.read, parse(f"prepare {name}", Prepare[options], args[1:]))
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": ("serve", "Serve a bundle over HTTP, with a page to look at it"),
     "reproduce": ("results", "Run what is missing of a table of results"),
     "report": ("results", "Write a Store's data sheet, or docs/results.md from the result files"),
+    "bazaar": ("bazaar", "The best that anyone could do on a Store of the generated market"),
     "demo": ("funnel", "Real logs to a served funnel in a few minutes (MovieLens 100K)"),
 }
 """Command -> (module of penchant.cli that has a function of its name, what it does)."""

@@ -136,6 +136,7 @@ def number_requests(raw: Raw) -> Rows | None:
     timed = "time" in work.types(raw.impressions)
     user = "u.user" if "user_id" in has else "NULL"
     join = "LEFT JOIN user_map u ON u.user_id = s.user_id" if "user_id" in has else ""
+    own = ", s.propensity" if "propensity" in has else ""
     told = "SELECT NULL AS request_id, NULL::INTEGER AS user, NULL::BIGINT AS ms, NULL AS query WHERE false"
     linked = work.types("events_ok")
     if "request_id" in linked:
@@ -151,7 +152,7 @@ def number_requests(raw: Raw) -> Rows | None:
         f"coalesce({'s.ms' if timed or not raw.has_time else 'NULL'}, t.ms) AS ms, "
         f"coalesce({'s.query' if 'query' in has else 'NULL'}, t.query)::VARCHAR AS query, "
         f"{'coalesce(s.place, 0)' if 'position' in has else '0'} AS position, "
-        f"{text('logged') if 'source' not in has else 's.source'} AS source "
+        f"{text('logged') if 'source' not in has else 's.source'} AS source{own} "
         f"FROM shown_ok s {join} LEFT JOIN ({told}) t ON t.request_id = s.request_id"
     )
     undated, first = work.rows("SELECT count(*), min(row) FROM shown_full WHERE ms IS NULL")[0]
@@ -169,7 +170,7 @@ def number_requests(raw: Raw) -> Rows | None:
     return partial(
         work.reader,
         f"SELECT r.request, r.user, r.ms AS ts_ms, CAST({number} AS INTEGER) AS query, "
-        "CAST(s.position AS SMALLINT) AS position, i.item, s.clicked AS label, s.source "
+        f"CAST(s.position AS SMALLINT) AS position, i.item, s.clicked AS label, s.source{own} "
         "FROM shown_full s JOIN item_map i ON i.item_id = s.item_id "
         f"JOIN request_map r ON r.request_id = s.request_id AND r.user = s.user {texts} "
         "WHERE s.ms IS NOT NULL ORDER BY r.request, s.position, s.row",

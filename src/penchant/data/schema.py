@@ -64,7 +64,8 @@ IMPRESSIONS = pa.schema(
         pa.field("source", pa.string(), nullable=False),  # one of SOURCES
     ]
 )
-"""What users were shown, clicked or not. Sorted by (request, position, source row)."""
+"""What users were shown, clicked or not. Sorted by (request, position, source row). A further column `propensity`, the
+chance that the place was looked at, where the source knows it."""
 
 QUERIES = pa.schema(
     [

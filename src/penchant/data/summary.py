@@ -15,13 +15,15 @@ from penchant.data.store import Store
 
 
 def manifest_entries(raw: Raw) -> dict[str, Any]:
-    """What the manifest keeps of where the data came from: source, view, refusals, notes."""
+    """What the manifest keeps of where the data came from: source, view, refusals, notes, generator."""
     return {
         "source": raw.source,
         "view": raw.view,
         "dated_from_ms": raw.dated_from_ms,
         "refused": [asdict(r) for r in raw.refused],
         "notes": raw.notes,
+        "synthetic": raw.generator is not None,
+        "generator": raw.generator,
     }
 
 

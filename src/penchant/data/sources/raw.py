@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -128,7 +129,8 @@ class Raw:
         events: table with user_id, item_id and row; time, action, query, request_id where known. Without times,
             elapsed_ms (since the user's first event) where that is known.
             `row` numbers the source's rows in their order; `time` is text, a number or a timestamp.
-        impressions: table with request_id, item_id, label and row; user_id, time, query, position, source where known.
+        impressions: table with request_id, item_id, label and row; user_id, time, query, position, source, propensity
+            (the chance that the place was looked at) where known.
             A request is the rows of one (user_id, request_id). None where nothing was logged.
         items: item_id; title, text, category, category_path, image and columns of the source's own where known.
             None where there is no catalogue.
@@ -139,6 +141,7 @@ class Raw:
         view: which reading of the source this is, where it has several.
         refused: rows the source could not read at all.
         notes: what the source guessed or left out, in whole sentences.
+        generator: what generated data was made from, so that it can be made again; None for real data.
     """
 
     name: str
@@ -154,6 +157,7 @@ class Raw:
     view: str | None = None
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    generator: dict[str, Any] | None = None
 
     def places(self, table: str, rows: Sequence[int]) -> list[str]:
         """Where rows of a table came from, for messages."""

@@ -1,0 +1,111 @@
+"""The generated market: what making it costs, and that its knobs do what they say.
+
+usage: python benchmarks/bazaar.py [--actions 1000000] [--results results] [--work runs/bench-bazaar]
+
+Writes results/bazaar.json, which `benchmarks/bazaar_figures.py` draws. Costs are of one process: CPU seconds, seconds
+by the clock, and the most memory it held, for living the days and for the whole Store. The curves are areas under
+the ROC curve within a request's category, on lists drawn at random, of each part of the truth alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from penchant.bazaar.config import SIZES, Knobs
+from penchant.bazaar.policies import RandomPolicy
+from penchant.bazaar.source import Bazaar, read
+from penchant.bazaar.world import World
+from penchant.data.prepare import prepare
+from penchant.data.store import write_json
+from penchant.evaluation.metrics import gauc
+from penchant.evaluation.results import versions_here
+
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+PARTS = ("text", "image", "identity")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--actions", type=int, default=1_000_000)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--work", type=Path, default=Path("runs/bench-bazaar"))
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # the measured process: prints its costs as JSON
+    arguments, _ = parser.parse_known_args()  # `make bench` gives its arguments to every benchmark
+    if arguments.one:
+        sys.stdout.write(json.dumps(cost(arguments.one, arguments.work)))
+        return
+    costs = []
+    for actions in (arguments.actions // 5, arguments.actions):
+        command = [sys.executable, __file__, "--one", str(actions), "--work", str(arguments.work)]
+        costs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        Console().print_json(data=costs[-1])
+    pictures_s = picture_cost()
+    curves = {part: [aucs(replace(Knobs(), **{part: weight})) for weight in WEIGHTS] for part in PARTS}
+    numbers = {
+        "synthetic": True,
+        "versions": versions_here(),
+        "processors": len(os.sched_getaffinity(0)),
+        "costs": costs,
+        "pictures_of_4000_items_cpu_s": pictures_s,
+        "weights": WEIGHTS,
+        "aucs": curves,
+    }
+    write_json(arguments.results / "bazaar.json", numbers)
+
+
+def cost(actions: int, work: Path) -> dict[str, float]:
+    """Make a Store of a `small` market with so many actions, without pictures."""
+    out = work / "store"
+    shutil.rmtree(out, ignore_errors=True)
+    start = time.perf_counter()
+    raw = read(Bazaar(size="small", actions=actions, pictures=False))
+    lived = {"live_cpu_s": time.process_time(), "live_wall_s": time.perf_counter() - start, "live_mb": peak_mb()}
+    store = prepare(raw, out, console=Console(quiet=True))
+    counts = store.manifest["counts"]
+    shutil.rmtree(out)
+    whole = {"cpu_s": time.process_time(), "wall_s": time.perf_counter() - start, "mb": peak_mb()}
+    return {"actions": counts["events"], "impressions": counts["impressions"], **lived, **whole}
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def picture_cost() -> float:
+    """CPU seconds to write and draw the 4,000 items of `small`."""
+    catalogue = World(SIZES["small"]).market.catalogue
+    start = time.process_time()
+    for _ in catalogue.batches(pictures=True):
+        pass
+    return time.process_time() - start
+
+
+def aucs(knobs: Knobs) -> dict[str, float]:
+    """AUC within a request of the text, image and identity part of the truth, under these knobs."""
+    knobs = replace(knobs, exploration=1.0, search=0.0, home=0.0)
+    world = World(replace(SIZES["tiny"], days=8, actions=12_000, knobs=knobs))
+    labels, groups, parts = [], [], []
+    for log in world.step(RandomPolicy(world.market), 8):
+        shown = log.items > 0
+        labels.append(log.reached[shown] > 0)
+        groups.append(np.broadcast_to(log.requests.request[:, None], shown.shape)[shown])
+        terms = world.market.taste_terms(log.requests.user, log.requests.day, log.items)
+        parts.append(np.stack([part[shown] for part in (*terms, world.market.catalogue.popularity[log.items])]))
+    label, group, part = np.concatenate(labels), np.concatenate(groups), np.concatenate(parts, axis=1)
+    return {name: gauc(label, part[p], group).value for p, name in enumerate(PARTS)}
+
+
+if __name__ == "__main__":
+    main()

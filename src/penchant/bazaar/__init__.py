@@ -1,0 +1,1 @@
+"""A generated market whose truth is known: its language, its pictures, its people and what they do."""

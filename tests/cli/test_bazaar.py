@@ -1,0 +1,37 @@
+"""The generated market from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from penchant.cli.main import main
+from tests.factories import make_store
+
+
+def run(*args: object) -> int:
+    return main([str(a) for a in args])
+
+
+def test_a_market_is_made_and_its_oracle_tells_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ("--size", "tiny", "--users", 80, "--days", 14, "--no-pictures", "--knobs.text", 1.5)
+    assert run("prepare", "bazaar", *size, "--out", tmp_path / "store") == 0
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert manifest["generator"]["knobs"]["text"] == 1.5
+    assert run("bazaar", "oracle", tmp_path / "store", "--targets", 30, "--out", tmp_path / "oracle.json") == 0
+    told = json.loads((tmp_path / "oracle.json").read_text())
+    assert told["synthetic"] is True
+    assert 0 < told["knows"]["user"]["HR@10"] <= told["knows"]["request"]["HR@10"] <= 1
+    assert "synthetic" in capsys.readouterr().out
+
+
+def test_a_knob_out_of_range_and_a_store_of_real_data_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("prepare", "bazaar", "--knobs.cold", 3, "--out", tmp_path / "none") == 2
+    assert "--knobs.cold: 3.0 is not between 0 and 1" in capsys.readouterr().err
+    make_store(tmp_path / "store")
+    assert run("bazaar", "oracle", tmp_path / "store") == 2
+    assert "nobody knows its truth" in capsys.readouterr().err
