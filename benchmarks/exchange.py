@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rows import Row
+from benchmarks.rows import Row
 
 from penchant.data.split import Split
 from penchant.data.store import Store

@@ -1,4 +1,4 @@
-"""What the bench runs: every row of its tables, with all that was set. Rows of a pair stand together and run in turn."""
+"""What the bench runs: every row of its tables, with all that is set. Rows of a pair run one after the other."""
 
 from __future__ import annotations
 
@@ -70,14 +70,13 @@ def peers(data: str, epochs: int, dropout: float) -> list[Row]:
         ("penchant-sasrec", "penchant", "sasrec", sasrec("penchant", 50, epochs, dropout), ""),
         ("rectools-sasrec", "rectools", "sasrec", sasrec("rectools", 50, epochs, dropout), ""),
         ("recbole-sasrec", "recbole", "SASRec", sasrec("recbole", 50, epochs, dropout), ""),
-        ("penchant-item-knn", "penchant", "item_knn", knn, "recent actions weigh more, similarity is shrunk"),
-        ("penchant-item-knn-plain", "penchant", "item_knn", plain, "implicit's cosine, set to be the same model"),
+        ("penchant-item-knn", "penchant", "item_knn", knn, "recent actions weigh more, similarity is shrunk, histories are cut at 50"),
+        ("penchant-item-knn-plain", "penchant", "item_knn", plain, "the model of implicit's cosine, which also counts an item as its own neighbour"),
         ("implicit-item-knn-cosine", "implicit", "cosine", knn, ""),
         ("implicit-item-knn-bm25", "implicit", "bm25", knn, ""),
         ("implicit-als", "implicit", "als", {"width": 64, "epochs": 15, "seed": 0}, ""),
         ("penchant-popularity", "penchant", "popularity", {}, ""),
         ("rectools-popularity", "rectools", "popular", {}, ""),
-        ("recbole-popularity", "recbole", "Pop", {"max_len": 50}, ""),
     ]
     return [
         Row(table="peers", name=name, data=data, library=library, model=model, settings=settings, note=note)

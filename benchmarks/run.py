@@ -21,9 +21,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from environments import python_of
-from exchange import export_events, judge_and_write
-from rows import STORES, Row, every_row
+from benchmarks.environments import python_of
+from benchmarks.exchange import export_events, judge_and_write
+from benchmarks.rows import STORES, Row, every_row
 
 from penchant.data.split import load_split
 from penchant.data.store import Store
@@ -72,7 +72,7 @@ def run(row: Row, stores: Path, envs: Path, work: Path, results: Path) -> None:
     job = {"model": row.model, "settings": row.settings, "events": events, "store": path, "split": SPLIT, "out": out}
     (out / "job.json").write_text(json.dumps(job, default=lambda p: str(p.resolve())))
     script = Path(__file__).parent / "peers" / f"with_{row.library}.py"
-    # More threads than one would make CPU seconds depend on how many cores there are. RecBole 1.2.1 loads with pickle.
+    # More threads than one would make CPU seconds depend on how many cores there are.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     subprocess.run(["nice", "-n", "10", python, script, out / "job.json"], check=True, env=environment)
     result = judge_and_write(row, store, split, out, results)

@@ -1,4 +1,4 @@
-"""Penchant's models on a job's Store, trained on the very events its peers are given. Runs in Penchant's environment."""
+"""Penchant's models on a job's Store, trained on the very events that its peers are given."""
 
 from __future__ import annotations
 
