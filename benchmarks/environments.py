@@ -9,15 +9,16 @@ from pathlib import Path
 
 TORCH = "torch==2.13.0"
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "rectools": ("rectools[torch]==0.19.0", TORCH, "pyarrow"),
+    "rectools": ("rectools[torch]==0.19.0", TORCH, "pyarrow==20.0.0"),
     # RecBole 1.2.1 uses names that NumPy 2 and later pandas, SciPy and scikit-learn no longer have.
     "recbole": (
-        *("recbole==1.2.1", TORCH, "pyarrow", "setuptools<81"),
+        *("recbole==1.2.1", TORCH, "pyarrow==20.0.0", "setuptools<81"),
         *("numpy<2", "pandas<2.3", "scipy<1.14", "scikit-learn<1.6"),
     ),
     "implicit": ("implicit==0.7.3", "pyarrow"),
 }
-"""What each peer's environment holds. The pins are versions that ran; pyarrow reads and writes what is exchanged."""
+"""What each peer's environment holds. The pins are versions that ran; pyarrow reads and writes what is exchanged: 20 is
+one that runs beside NumPy 1."""
 
 
 def python_of(library: str, folder: Path) -> Path:

@@ -27,7 +27,7 @@ from benchmarks.rows import STORES, Row, every_row
 
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.errors import PenchantError, StoreError
+from penchant.errors import PenchantError, RunError, StoreError
 from penchant.evaluation.results import result_path
 
 SPLIT = "loo"
@@ -46,9 +46,15 @@ def main() -> None:
     print(f"{len(left)} left: {', '.join(f'{row.table}/{row.name}.{row.data}' for row in left) or 'nothing'}")
     if arguments.dry_run:
         return
+    failed = []
     for row in left:
         print(f"== {row.table}: {row.name} on {row.data}", flush=True)
-        run(row, arguments.stores, arguments.envs, arguments.work, arguments.results)
+        try:
+            run(row, arguments.stores, arguments.envs, arguments.work, arguments.results)
+        except subprocess.CalledProcessError as error:  # its own message is above; the other rows do not need it
+            failed.append(f"{row.table}/{row.name}.{row.data} (status {error.returncode})")
+    if failed:
+        raise RunError(f"{len(failed)} rows failed: {', '.join(failed)}", fix="Mend them and call this again.")
 
 
 def run(row: Row, stores: Path, envs: Path, work: Path, results: Path) -> None:
@@ -63,7 +69,7 @@ def run(row: Row, stores: Path, envs: Path, work: Path, results: Path) -> None:
     store = Store(path)
     split = load_split(store, SPLIT)
     python = python_of(row.library, envs)
-    out = work / f"{row.table}.{row.name}.{row.data}"
+    out = work.resolve() / f"{row.table}.{row.name}.{row.data}"
     shutil.rmtree(out, ignore_errors=True)  # of a run that was cut: its seconds would be of a part alone
     out.mkdir(parents=True)
     events = work / f"{row.data}.{split.fingerprint}.parquet"
@@ -74,7 +80,7 @@ def run(row: Row, stores: Path, envs: Path, work: Path, results: Path) -> None:
     script = Path(__file__).parent / "peers" / f"with_{row.library}.py"
     # More threads than one would make CPU seconds depend on how many cores there are.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    subprocess.run(["nice", "-n", "10", python, script, out / "job.json"], check=True, env=environment)
+    subprocess.run(["nice", "-n", "10", python, script, out / "job.json"], check=True, env=environment, cwd=out)
     result = judge_and_write(row, store, split, out, results)
     names = ("HR@10", "NDCG@10", "HR@10 unseen", "Train CPU s", "Recommend CPU s", "Peak MB")
     print("   " + ", ".join(f"{name} {result.metrics[name]:.4g}" for name in names), flush=True)

@@ -82,6 +82,12 @@ class Job:
         (self.out / "figures.json").write_text(json.dumps(stated))
 
 
+def cut_short(job: Job, epochs: float) -> list[str]:
+    """What to say where a model's CPU seconds were spent before its epochs were through."""
+    wanted, cpu_s = job.settings["epochs"], job.settings["train_cpu_s"]
+    return [f"stopped after {cpu_s:.0f} CPU s, {epochs:.2f} of {wanted} epochs"] if epochs < wanted - 0.005 else []
+
+
 def _peak_mb() -> float:
     """The most memory this process has held, on Linux. (`ru_maxrss` begins with what the parent held at the fork.)"""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from common import Job, best
+from common import Job, best, cut_short
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
+warnings.filterwarnings("ignore")
+
+MODELS = {"sasrec": "SASRec"}
+"""What RecBole calls a model."""
 ROWS = 256  # users scored at once
 
 
@@ -73,7 +78,7 @@ def config_of(job: Job) -> Config:
         "state": "ERROR",
         "checkpoint_dir": str(job.out / "saved"),
     }
-    return Config(model=job.model, dataset="events", config_dict={**sizes, **house})
+    return Config(model=MODELS[job.model], dataset="events", config_dict={**sizes, **house})
 
 
 def histories(job: Job, dataset: Any) -> tuple[list[str], list[np.ndarray]]:
@@ -117,7 +122,7 @@ def main() -> None:
     dataset = create_dataset(config)
     users, past = histories(job, dataset)
     train_set = dataset.build()[0]
-    model = get_model(job.model)(config, train_set)
+    model = get_model(MODELS[job.model])(config, train_set)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     loader = TrainDataLoader(config, train_set, None, shuffle=True)
     batches = UntilSpent(loader, job.settings["train_cpu_s"])
@@ -133,11 +138,8 @@ def main() -> None:
         kept = np.isfinite(scores)
         tokens = dataset.id2token(dataset.iid_field, items[kept])
         job.write_lists(name, np.repeat(users, kept.sum(1)), tokens, scores[kept])
-    epochs = batches.targets / len(train_set)
-    wanted = job.settings["epochs"]
-    note = f"{epochs:.2f} of {wanted} epochs in {job.settings['train_cpu_s']:.0f} CPU s" if epochs < wanted else ""
-    versions = ("recbole", "torch", "numpy", "pandas")
-    job.finish(versions, batches.targets, [note] if note else [])
+    notes = cut_short(job, batches.targets / len(train_set))
+    job.finish(("recbole", "torch", "numpy", "pandas"), batches.targets, notes)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from common import DEPTH, Job
-from pytorch_lightning import Trainer, seed_everything
+from common import DEPTH, Job, cut_short
+from pytorch_lightning import Callback, Trainer, seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import PopularModel, SASRecModel
@@ -16,11 +18,25 @@ from rectools.models import PopularModel, SASRecModel
 warnings.filterwarnings("ignore")
 
 
-def trainer(epochs: int) -> Trainer:
+class UntilSpent(Callback):
+    """Ends training after so many CPU seconds, and counts the targets of the batches until then."""
+
+    def __init__(self, cpu_s: float) -> None:
+        self.cpu_s, self.began, self.targets = cpu_s, 0.0, 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.began = time.process_time()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.targets += int((batch["y"] > 0).sum())
+        trainer.should_stop = time.process_time() - self.began > self.cpu_s
+
+
+def trainer(epochs: int, cpu_s: float) -> Trainer:
     """RecTools' default, without what it writes to disk."""
     return Trainer(
         max_epochs=epochs,
-        min_epochs=epochs,
+        callbacks=[UntilSpent(cpu_s)],
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=False,
@@ -44,7 +60,7 @@ def build(job: Job) -> SASRecModel | PopularModel:
         batch_size=s["batch_size"],
         epochs=s["epochs"],
         get_trainer_func=trainer,
-        get_trainer_func_kwargs={"epochs": s["epochs"]},
+        get_trainer_func_kwargs={"epochs": s["epochs"], "cpu_s": s["train_cpu_s"]},
         recommend_torch_device="cpu",
     )
 
@@ -68,11 +84,11 @@ def main() -> None:
     unseen = model.recommend(users=users, dataset=dataset, k=DEPTH, filter_viewed=True)
     for name, table in {"lists": lists, "unseen": unseen}.items():
         job.write_lists(name, table[Columns.User], table[Columns.Item], table[Columns.Score])
-    targets = None
+    targets, notes = None, []
     if job.model == "sasrec":
-        per_epoch = np.minimum(lengths.to_numpy() - 1, job.settings["max_len"]).sum()
-        targets = int(per_epoch) * job.settings["epochs"]
-    job.finish(("rectools", "torch", "numpy", "pytorch-lightning"), targets)
+        targets = next(c.targets for c in model.fit_trainer.callbacks if isinstance(c, UntilSpent))
+        notes = cut_short(job, targets / np.minimum(lengths.to_numpy() - 1, job.settings["max_len"]).sum())
+    job.finish(("rectools", "torch", "numpy", "pytorch-lightning"), targets, notes)
 
 
 if __name__ == "__main__":
