@@ -5,12 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STORES = {
-    "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
-    "beauty": "penchant prepare sequences --path beauty --out {store}",
-}
-"""The Stores that rows need, and how to make them."""
-
 TRAIN_CPU_S = 180.0
 """CPU seconds after which a peer's training in the table `peers` is stopped; Penchant's epochs there take less."""
 

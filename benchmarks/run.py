@@ -23,12 +23,13 @@ from pathlib import Path
 
 from benchmarks.environments import python_of
 from benchmarks.exchange import export_events, judge_and_write
-from benchmarks.rows import STORES, Row, every_row
+from benchmarks.rows import Row, every_row
 
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import PenchantError, RunError, StoreError
 from penchant.evaluation.results import result_path
+from penchant.recipes.reproduce import PREPARE
 
 SPLIT = "loo"
 
@@ -65,7 +66,7 @@ def run(row: Row, stores: Path, envs: Path, work: Path, results: Path) -> None:
     """
     path = stores / row.data
     if not path.is_dir():
-        raise StoreError("no such Store", where=path, fix=f"Make it with: {STORES[row.data].format(store=path)}")
+        raise StoreError("no such Store", where=path, fix=f"Make it with: {PREPARE[row.data].format(store=path)}")
     store = Store(path)
     split = load_split(store, SPLIT)
     python = python_of(row.library, envs)
@@ -96,7 +97,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tables", nargs="+", help="these tables alone: peers, sasrec")
     parser.add_argument("--rows", nargs="+", help="these rows alone")
-    parser.add_argument("--data", nargs="+", help=f"these data alone: {', '.join(STORES)}")
+    parser.add_argument("--data", nargs="+", help="these data alone: ml-1m-all, beauty")
     parser.add_argument("--dry-run", action="store_true", help="say what is missing, run nothing")
     return parser.parse_args()
 

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.environments import REQUIREMENTS, python_of
 from benchmarks.exchange import export_events, judge
-from benchmarks.rows import STORES, Row, every_row
+from benchmarks.rows import Row, every_row
 
 from benchmarks import run as bench
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import StoreError
 from penchant.evaluation.results import find_results
+from penchant.recipes.reproduce import PREPARE
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +111,7 @@ def test_every_row_has_a_name_a_store_a_script_and_an_environment(tmp_path: Path
     assert max(Counter((row.table, row.name, row.data) for row in rows).values()) == 1
     for row in rows:
         json.dumps(row.settings)
-        assert row.data in STORES
+        assert row.data in PREPARE
         assert (ROOT / "benchmarks" / "peers" / f"with_{row.library}.py").is_file()
         assert row.library == "penchant" or row.library in REQUIREMENTS
     assert python_of("penchant", tmp_path) == Path(sys.executable)
@@ -118,7 +119,7 @@ def test_every_row_has_a_name_a_store_a_script_and_an_environment(tmp_path: Path
 
 def test_a_pair_differs_in_nothing_but_batches_and_learning_rate() -> None:
     rows = [row for row in every_row() if row.table == "peers" and row.name.endswith("-sasrec")]
-    for data in STORES:
+    for data in {row.data for row in rows}:
         of = [row.settings for row in rows if row.data == data]
         for name in ("width", "blocks", "heads", "dropout", "max_len", "epochs", "seed"):
             assert len({settings[name] for settings in of}) == 1, name

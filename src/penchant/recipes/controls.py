@@ -66,6 +66,16 @@ def sasrec_long() -> SequenceRun:
     )
 
 
+def sasrec_beauty() -> SequenceRun:
+    """SASRec on Beauty, whose histories are short and items rare: more dropout, more epochs. Minutes."""
+    return SequenceRun(
+        kind="sasrec",
+        model=SASRecConfig(dropout=0.5),
+        data=SequenceDataConfig(batch_targets=800),
+        train=_train(25, 2e-3),
+    )
+
+
 def gru4rec_long() -> SequenceRun:
     """The calibration run: GRU4Rec with histories of 200, as long as it takes (ML-1M: half an hour or so)."""
     return SequenceRun(
@@ -90,7 +100,18 @@ def _train(epochs: float, lr: float) -> TrainConfig:
     return TrainConfig(epochs=epochs, optim=OptimConfig(lr=lr))
 
 
-RETRIEVAL = (popularity, recent_popularity, markov, item_knn, two_tower, sasrec, gru4rec, sasrec_long, gru4rec_long)
+RETRIEVAL = (
+    popularity,
+    recent_popularity,
+    markov,
+    item_knn,
+    two_tower,
+    sasrec,
+    gru4rec,
+    sasrec_long,
+    gru4rec_long,
+    sasrec_beauty,
+)
 RANKING = (mean_pooling, din)
 
 
