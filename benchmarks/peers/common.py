@@ -3,7 +3,7 @@
 Runs in every environment of the bench, so it takes the standard library, NumPy and pyarrow alone. A script is called
 as `with_LIBRARY.py JOB.json` and writes into the job's folder
 
-    lists.parquet     user_id, item_id, score: each user's best DEPTH items of the whole catalogue
+    lists.parquet     user_id, item_id, score: each user's best KEPT items of the whole catalogue
     unseen.parquet    the same without what the user has had already
     figures.json      seconds, peak memory, training targets, versions, notes
 """
@@ -27,6 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 DEPTH = 100
+"""Items that each library is asked for."""
+KEPT = 40
+"""How many of them are written: judging looks at the best 20."""
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from common import DEPTH, Job
+from common import DEPTH, KEPT, Job
 from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import BM25Recommender, CosineRecommender
 from scipy.sparse import csr_matrix
@@ -39,7 +39,7 @@ def main() -> None:
     unseen = model.recommend(everybody, matrix, N=DEPTH, filter_already_liked_items=True)
     for name, (ids, scores) in {"lists": lists, "unseen": unseen}.items():
         # Where there are fewer than N, it fills up with -1, or with items at the lowest score there is.
-        row, place = np.nonzero((ids >= 0) & (scores > np.finfo(np.float32).min))
+        row, place = np.nonzero(((ids >= 0) & (scores > np.finfo(np.float32).min))[:, :KEPT])
         job.write_lists(name, users[row], items[ids[row, place]], scores[row, place])
     job.finish(("implicit", "numpy", "scipy"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import DEPTH, Job
+from common import DEPTH, KEPT, Job
 
 from penchant.baselines.retrieval.item_knn import ItemKNN, ItemKNNConfig
 from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
@@ -82,7 +82,7 @@ def main() -> None:
         ("lists", judged.lists, judged.list_scores),
         ("unseen", found.items.numpy(), found.scores.numpy()),
     ):
-        row, place = np.nonzero(ids)
+        row, place = np.nonzero(ids[:, :KEPT])
         job.write_lists(name, users[judged.users[row]], items[ids[row, place]], scores[row, place])
     job.finish(("penchant", "torch", "numpy"), targets)
 

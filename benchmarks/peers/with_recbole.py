@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import Job, best, cut_short
+from common import KEPT, Job, best, cut_short
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataloader import TrainDataLoader
@@ -135,6 +135,7 @@ def main() -> None:
         lists = lists_of(model, past, max_len, unseen=False)
     unseen = lists_of(model, past, max_len, unseen=True)
     for name, (items, scores) in {"lists": lists, "unseen": unseen}.items():
+        items, scores = items[:, :KEPT], scores[:, :KEPT]
         kept = np.isfinite(scores)
         tokens = dataset.id2token(dataset.iid_field, items[kept])
         job.write_lists(name, np.repeat(users, kept.sum(1)), tokens, scores[kept])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import DEPTH, Job, cut_short
+from common import DEPTH, KEPT, Job, cut_short
 from pytorch_lightning import Callback, Trainer, seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset
@@ -83,6 +83,7 @@ def main() -> None:
         lists = model.recommend(users=users, dataset=dataset, k=DEPTH, filter_viewed=False)
     unseen = model.recommend(users=users, dataset=dataset, k=DEPTH, filter_viewed=True)
     for name, table in {"lists": lists, "unseen": unseen}.items():
+        table = table[table[Columns.Rank] <= KEPT]
         job.write_lists(name, table[Columns.User], table[Columns.Item], table[Columns.Score])
     targets, notes = None, []
     if job.model == "sasrec":
