@@ -15,8 +15,10 @@ from penchant.baselines.retrieval.popularity import Popularity, PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.history import requests_before_events
+from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
+from penchant.errors import RunError
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.funnel.rank import judging
 from penchant.funnel.retrieve import retriever
@@ -43,7 +45,7 @@ def train_sasrec(job: Job, store: Store, split: Split, sizes: Sizes) -> tuple[SA
     objective = SoftmaxObjective(SoftmaxConfig(), torch.from_numpy(split.item_counts(store)))
     optim = OptimConfig(lr=s["lr"])
     train = TrainConfig(epochs=float(s["epochs"]), optim=optim, tensorboard=False, device="cpu", seed=s["seed"])
-    with job.measured("train"):
+    with alone(job.out / "run", RunError, inside=True), job.measured("train"):
         fit(model, objective, batches, train, job.out / "run")
     return model, batches.num_targets * s["epochs"]
 
