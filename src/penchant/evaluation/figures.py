@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from penchant.evaluation.significance import Difference
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE: Any = {"svg.hashsalt": "penchant", "font.size": 9}
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,28 @@ class Bar:
     difference: Difference | None
 
 
+def draw_against(title: str, cost: str, metric: str, points: Mapping[str, tuple[float, float]]) -> bytes:
+    """A metric of each row against what it cost, on a logarithmic scale: the best rows are at the upper left."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        axes = figure.subplots()
+        for name, (x, y) in points.items():
+            axes.plot([x], [y], "o", markersize=5)
+            axes.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.margins(x=0.2)
+        axes.set_xlabel(cost)
+        axes.set_ylabel(metric)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        return _svg(figure)
+
+
 def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None) -> bytes:
     """A metric of each row (a dot a seed, a line at the mean), and beside it the difference to the control."""
     # Imported late: it takes half a second that no other command should pay.
@@ -26,7 +54,7 @@ def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None)
     from matplotlib.figure import Figure
 
     show_difference = any(bar.difference for bar in bars)
-    with rc_context({"svg.hashsalt": "penchant", "font.size": 9}):
+    with rc_context(STYLE):
         figure = Figure(figsize=(8.0, 1.4 + 0.32 * max(len(bars), 1)), layout="constrained")
         figure.suptitle(title, fontsize=10)
         axes = figure.subplots(1, 1 + show_difference, sharey=True, squeeze=False)[0]
@@ -47,6 +75,10 @@ def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None)
             axis.grid(axis="x", color="0.9")
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -7,6 +7,7 @@ How a table is shown comes from an optional `table.json` beside its rows:
     control          the row the others are compared with, in pairs, user by user
     claim            "better" (default) or "worse": what is claimed of each row beside the control (ablations: "worse")
     metrics          columns, the first one drawn; else the usual ones that every row has
+    against          a metric (a cost, say) that the first one is drawn against, instead of beside the control
     lower_is_better  metrics of which less is better; else LogLoss and ECE
 """
 
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from penchant.data.store import write_text
 from penchant.errors import RunError
-from penchant.evaluation.figures import Bar, draw_rows
+from penchant.evaluation.figures import Bar, draw_against, draw_rows
 from penchant.evaluation.results import Result, find_results, read_per_user
 from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference, paired_bootstrap
 
@@ -44,6 +45,7 @@ class TableInfo:
     control: str | None = None
     claim: Literal["better", "worse"] = "better"
     metrics: tuple[str, ...] = ()
+    against: str | None = None
     lower_is_better: tuple[str, ...] = ("LogLoss", "ECE")
 
     def claimed(self, metric: str) -> Literal["higher", "lower"]:
@@ -111,7 +113,7 @@ def _fits(key: str, value: object) -> bool:
         return value in ("better", "worse")
     if key in ("metrics", "lower_is_better"):
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
-    return key in ("title", "note", "control") and isinstance(value, str)
+    return key in ("title", "note", "control", "against") and isinstance(value, str)
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
     notes = sorted({f"{row.name}: {note}" for row in rows for seed in row.seeds for note in seed.notes})
     lines += [f"- {note}" for note in notes] + [""] * bool(notes)
     if columns:
-        lines += [f"![{columns[0]} of each row]({figure})", ""]
+        lines += [f"![{columns[0]} {f'against {info.against}' if info.against else 'of each row'}]({figure})", ""]
     if not draw:
         return lines, b""
     bars = [
@@ -256,6 +258,13 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
         if columns and row.values(columns[0])
     ]
     title = f"{info.title}: {one.data}, {one.split}{' (synthetic data)' if synthetic else ''}"
+    if info.against and columns:
+        points = {
+            row.name: (mean(row.values(info.against)), mean(row.values(columns[0])))
+            for row in rows
+            if row.values(info.against) and row.values(columns[0])
+        }
+        return lines, draw_against(title, info.against, columns[0], points)
     return lines, draw_rows(title, columns[0] if columns else "", bars, control.name if control else None)
 
 
@@ -270,6 +279,8 @@ def _verdict(told: Difference | str, claim: Literal["higher", "lower"]) -> list[
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "–"
+    if max(map(abs, values)) >= 100:  # seconds, megabytes and counts, not shares
+        return f"{mean(values):,.0f}" + (f" ± {stdev(values):,.0f}" if len(values) > 1 else "")
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 

@@ -9,6 +9,7 @@ from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
 from penchant.baselines.retrieval.item_knn import ItemKNNConfig
 from penchant.baselines.retrieval.markov import MarkovConfig
+from penchant.baselines.retrieval.objective import SoftmaxConfig
 from penchant.baselines.retrieval.popularity import PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTowerConfig
@@ -66,6 +67,17 @@ def sasrec_long() -> SequenceRun:
     )
 
 
+def sasrec_beauty() -> SequenceRun:
+    """SASRec on Beauty, where items are rare and histories short: much dropout, a high rate. Minutes."""
+    return SequenceRun(
+        kind="sasrec",
+        model=SASRecConfig(width=128, dropout=0.5),
+        data=SequenceDataConfig(batch_targets=800),
+        objective=SoftmaxConfig(full_up_to_items=1000, num_sampled=1024),
+        train=TrainConfig(epochs=25, evaluate_every=3.0, patience=3, optim=OptimConfig(lr=4e-3)),
+    )
+
+
 def gru4rec_long() -> SequenceRun:
     """The calibration run: GRU4Rec with histories of 200, as long as it takes (ML-1M: half an hour or so)."""
     return SequenceRun(
@@ -90,7 +102,18 @@ def _train(epochs: float, lr: float) -> TrainConfig:
     return TrainConfig(epochs=epochs, optim=OptimConfig(lr=lr))
 
 
-RETRIEVAL = (popularity, recent_popularity, markov, item_knn, two_tower, sasrec, gru4rec, sasrec_long, gru4rec_long)
+RETRIEVAL = (
+    popularity,
+    recent_popularity,
+    markov,
+    item_knn,
+    two_tower,
+    sasrec,
+    gru4rec,
+    sasrec_long,
+    gru4rec_long,
+    sasrec_beauty,
+)
 RANKING = (mean_pooling, din)
 
 
