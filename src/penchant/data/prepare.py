@@ -101,7 +101,7 @@ def _check(raw: Raw) -> None:
         Check(f"{c} is missing", f"{c} IS NULL", c, missing or "Every event needs a user_id and an item_id.")
         for c in ("user_id", "item_id")
     ]
-    timed(raw, raw.events, "events_ms", raw.has_time)
+    timed(raw, "events", raw.events, "events_ms", raw.has_time)
     sift(
         raw,
         "events",
@@ -122,7 +122,7 @@ def _check(raw: Raw) -> None:
     raw.work.db.execute(
         f"CREATE VIEW raw_placed AS SELECT *, {place} AS place, {CLICKED} AS clicked FROM {raw.impressions}"
     )
-    timed(raw, "raw_placed", "shown_ms", raw.has_time and "time" in has)
+    timed(raw, "impressions", "raw_placed", "shown_ms", raw.has_time and "time" in has)
     checks = [
         Check("request_id is missing", "request_id IS NULL", "request_id", "Every impression needs a request_id."),
         Check("item_id is missing", "item_id IS NULL", "item_id", "Every impression needs an item_id."),

@@ -40,7 +40,7 @@ def ms_sql(work: Workspace, table: str) -> tuple[str, str]:
     return f"CASE WHEN {number} IS NOT NULL THEN {ms} END", unit  # least and greatest pass over what is no number
 
 
-def timed(raw: Raw, table: str, into: str, has_time: bool) -> None:
+def timed(raw: Raw, kind: str, table: str, into: str, has_time: bool) -> None:
     """Create table `into` of `table` with `ms`: the time; without one, what elapsed, or the row's number for its order.
 
     `has_time` is false where no time was given. A table and not a view, as all that follows reads it several times.
@@ -50,7 +50,7 @@ def timed(raw: Raw, table: str, into: str, has_time: bool) -> None:
     if has_time:
         expression, unit = ms_sql(raw.work, table)
         given, left_out = "time IS NOT NULL", " EXCLUDE (time)"
-        raw.notes.append(f"Times of {table.removeprefix('raw_')} were read as {unit}.")
+        raw.notes.append(f"Times of {kind} were read as {unit}.")
     raw.work.db.execute(
         f"CREATE TABLE {into} AS SELECT *{left_out}, {expression} AS ms, {given} AS has_time FROM {table}"
     )
