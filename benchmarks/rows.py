@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TRAIN_CPU_S = 120.0
-"""CPU seconds after which a peer's training in the table `peers` is stopped; Penchant's epochs there take less."""
+"""CPU seconds after which a peer's training in the table `peers` is stopped: about what Penchant's epochs take."""
 
 
 @dataclass(frozen=True, kw_only=True)
