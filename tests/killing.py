@@ -98,7 +98,10 @@ class Commands:
         assert self._driver.stdout is not None
         self._driver.stdin.write(json.dumps(what) + "\n")
         self._driver.stdin.flush()
-        return Ended(**json.loads(self._driver.stdout.readline()))
+        answer = self._driver.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that starts the commands ended with status {self._driver.wait()}")
+        return Ended(**json.loads(answer))
 
 
 def _serve() -> None:

@@ -55,7 +55,8 @@ def funnel(args: Sequence[str]) -> None:
         raise ConfigError(f"--targets is {chosen.targets}", fix="Give 1 or more, or 0 to judge all.")
     store = Store(chosen.store)
     _funnel(chosen.run, store, _split(store, chosen.split), chosen.out, chosen.targets, console)
-    console.print(f"Report: {chosen.out / 'report.html'}    Next: penchant export {chosen.out} --out BUNDLE")
+    said = f"Report: {chosen.out / 'report.html'}    Next: penchant export {chosen.out} --out BUNDLE"
+    console.print(said, soft_wrap=True)  # a path is one word, however long
 
 
 def _split(store: Store, name: str) -> Split:

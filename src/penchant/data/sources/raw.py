@@ -53,14 +53,14 @@ class Refused:
 class Workspace:
     """A DuckDB database that goes to a temporary folder when it outgrows its memory; the folder goes with it.
 
+    The folder is in the system's temporary directory (TMPDIR). One that a killed process left there, many GB maybe, is
+    removed by the next workspace; an empty one stays if the kill came before it was locked.
+
     Args:
         memory: "500MB", "4GB": the most that DuckDB holds. Python, Arrow and the batch being written come on top.
 
     Raises:
         ConfigError: `memory` is no such size.
-
-    The folder is in the system's temporary directory (TMPDIR). One that a killed process left there, many GB maybe, is
-    removed by the next workspace.
     """
 
     def __init__(self, memory: str = MEMORY) -> None:
