@@ -139,12 +139,11 @@ def _select(work: Workspace, reviews: Opened, fields: list[str], where: str) -> 
 
 
 def _unknown(reviews: Opened, columns: Mapping[str, str]) -> DataError:
-    found = choices([*columns]) if columns else next((r.samples[0] for r in reviews.refused), "nothing")
     fix = (
         f"Reviews have {', '.join(KEYS)} (2014, 2018) or {', '.join(KEYS_2023)} (2023); CSVs of ratings without a "
         f"header have 4 values, one of the first two a product's id of {ASIN_LENGTH} letters."
     )
-    return DataError(f"not a file of Amazon reviews: found {found}", where=reviews.label, fix=fix)
+    return DataError(f"not a file of Amazon reviews: found {choices([*columns])}", where=reviews.label, fix=fix)
 
 
 def _keep_earliest(raw: Raw) -> None:

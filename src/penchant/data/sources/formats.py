@@ -186,8 +186,10 @@ def _open_zip(path: str) -> Iterator[IO[bytes]]:
 
 def _open_parquet(work: Workspace, path: Path, table: str, label: str) -> Opened:
     try:
-        names = pq.read_schema(path).names
-        _check_names(names, label, "Name each column once.")
+        theirs = pq.read_schema(path).names
+        _check_names(theirs, label, "Name each column once.")
+        # DuckDB has another name for a column that differs from one before it in capitals only.
+        names = [r[0] for r in work.rows(f"DESCRIBE SELECT * FROM read_parquet({text(path)})")]
         # Read whole once, so that damage is found here and not halfway.
         whole = ", ".join(f"bit_xor(hash({name(n)}))" for n in names)
         work.rows(f"SELECT {whole} FROM read_parquet({text(path)})")
@@ -198,7 +200,7 @@ def _open_parquet(work: Workspace, path: Path, table: str, label: str) -> Opened
         f"CREATE VIEW {table} AS SELECT {chosen}file_row_number + 1 AS row "
         f"FROM read_parquet({text(path)}, file_row_number=true)"
     )
-    columns = {n: f"c{i}" for i, n in enumerate(names)}
+    columns = {n: f"c{i}" for i, n in enumerate(theirs)}
     return Opened(label, table, columns, False, lambda rows: [f"{label} row {row}" for row in rows])
 
 

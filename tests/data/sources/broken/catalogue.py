@@ -145,6 +145,13 @@ ROWS = [
         holds={"items.category_path": [f"[{'9' * 5000}]", None]},
     ),
     beside(
+        "two names that differ in capitals, in Parquet",
+        "items",
+        lambda p: pq.write_table(pa.table({"item_id": ["a"], "price": ["1"], "PRICE": ["2"]}), p),
+        file="items.parquet",
+        holds={"items.price": ["1", None], "items.PRICE": ["2", None]},
+    ),
+    beside(
         "lists and numbers for titles",
         "items",
         lambda p: pq.write_table(

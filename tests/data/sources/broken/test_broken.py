@@ -10,6 +10,9 @@ from penchant.data.store import Store
 from tests.data.sources.broken import catalogue, files, memory, movies, releases, rows
 from tests.data.sources.broken.case import Case, Outcome, run
 
+# A source that fails leaves its workspace, whose lock Python closes with a warning.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 CASES = [*rows.CASES, *files.CASES, *catalogue.CASES, *movies.CASES, *releases.CASES, *memory.CASES]
 
 
