@@ -1,6 +1,6 @@
 """The generated market: what making it costs, and that its knobs do what they say.
 
-usage: python benchmarks/bazaar.py [--actions 1000000] [--results results] [--work runs/bench-bazaar]
+usage: python benchmarks/bazaar.py [--actions 200000 1000000 10000000] [--results results] [--work runs/bench-bazaar]
 
 Writes results/bazaar.json, which `benchmarks/bazaar_figures.py` draws. Costs are of one process: CPU seconds, seconds
 by the clock, and the most memory it held, for living the days and for the whole Store. The curves are areas under
@@ -38,7 +38,7 @@ PARTS = ("text", "image", "identity")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--actions", type=int, default=1_000_000)
+    parser.add_argument("--actions", type=int, nargs="+", default=[200_000, 1_000_000, 10_000_000])
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench-bazaar"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # the measured process: prints its costs as JSON
@@ -47,7 +47,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(cost(arguments.one, arguments.work)))
         return
     costs = []
-    for actions in (arguments.actions // 5, arguments.actions):
+    for actions in arguments.actions:
         command = [sys.executable, __file__, "--one", str(actions), "--work", str(arguments.work)]
         costs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         Console().print_json(data=costs[-1])

@@ -21,6 +21,8 @@ from penchant.bazaar.pictures import draw
 from penchant.bazaar.policies import ShopPolicy
 from penchant.bazaar.world import World
 from penchant.data.store import Store
+from penchant.evaluation.sheet.catalogue import categories, category_names
+from penchant.evaluation.sheet.events import GAPS, count_events
 
 FIGURES = Path("docs/figures")
 DAYS = 90
@@ -108,26 +110,45 @@ def knobs(numbers: Path) -> None:
 
 
 def beside(stores: list[Path]) -> None:
-    """Lengths of histories, items' shares of events, and categories' shares of items, of several Stores."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    lengths, items_, categories = figure.subplots(1, 3)
+    """What several Stores' events are like, by the numbers of the data sheet."""
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    (lengths, items_, gaps), bars = figure.subplots(2, 3)
+    names, entropy, repeats, categories_again = [], [], [], []
     for path in stores:
         store = Store(path)
-        name = f"{store.name}{' (synthetic)' if store.manifest.get('synthetic') else ''}"
-        length = np.sort(np.diff(store.user_indptr)[1:])[::-1]
-        lengths.loglog(np.arange(1, len(length) + 1) / len(length), length, label=name)
-        count = np.sort(np.bincount(store.event_item, minlength=store.num_items + 1)[1:])[::-1]
-        items_.plot(np.linspace(0, 1, len(count)), np.cumsum(count) / count.sum(), label=name)
-        size = np.sort(np.bincount(store.item_category[1:])[1:])[::-1]
-        categories.loglog(np.arange(1, len(size) + 1), np.maximum(size, 1) / size.sum(), label=name)
+        numbers = count_events(store, [], now_ms=2**62)
+        names.append(f"{store.name}{' (synthetic)' if store.manifest.get('synthetic') else ''}")
+        length = np.sort(numbers.lengths)[::-1]
+        lengths.loglog(np.arange(1, len(length) + 1) / len(length), length, label=names[-1])
+        count = np.sort(numbers.item_counts[1:])[::-1]
+        items_.plot(np.linspace(0, 1, len(count)), np.cumsum(count) / count.sum())
+        # Without times, an empty line: the next Store keeps its colour.
+        shares = [] if numbers.gaps is None else numbers.gaps / numbers.gaps.sum()
+        gaps.plot(np.arange(len(shares)), shares, marker="o", markersize=3)
+        told = categories(store, numbers.item_counts, category_names(store))
+        entropy.append(told.entropy if told else np.nan)
+        repeats.append(numbers.repeats / max(numbers.steps, 1))
+        categories_again.append(numbers.category_repeats / numbers.category_steps if told else np.nan)
     for axes, x, y in (
         (lengths, "share of users, busiest first", "events"),
         (items_, "share of items, most frequent first", "share of events"),
-        (categories, "rank of a category", "share of items"),
+        (gaps, "time to the user's next event, from", "share of steps"),
     ):
         axes.set_xlabel(x, fontsize=8)
         axes.set_ylabel(y, fontsize=8)
         axes.tick_params(labelsize=7)
+    gaps.set_xticks(range(len(GAPS)), [name for name, _ in GAPS], rotation=60, ha="right")
+    for axes, values, title in (
+        (bars[0], entropy, "entropy of events over categories, bits"),
+        (bars[1], repeats, "steps to an item of the history"),
+        (bars[2], categories_again, "steps to a category of the history"),
+    ):
+        drawn = axes.barh(names, np.nan_to_num(values), color=[f"C{n}" for n in range(len(names))])
+        axes.bar_label(drawn, [f"{v:.2f}" if np.isfinite(v) else "not known" for v in values], fontsize=7, padding=2)
+        axes.set_xlim(0, 1.25 * np.nanmax(values))
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.invert_yaxis()
     lengths.legend(fontsize=6)
     figure.savefig(FIGURES / "bazaar-beside.png", dpi=90, metadata={"Software": None})
 

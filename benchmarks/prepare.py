@@ -3,7 +3,7 @@
 DuckDB alone reads the same file, turns ids and times into numbers, sorts by user and time, and writes Parquet: what any
 preparation has to do at least. Both are processes of their own, one after the other, with the same memory setting.
 
-    python -m benchmarks.prepare --rows 1000000 20000000 --work /large/disk
+    python -m benchmarks.prepare --rows 1000000 20000000 100000000 --work /large/disk
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000, 100_000_000])
     parser.add_argument("--work", type=Path, default=Path("runs/prepare"), help="about 70 bytes a row, removed after")
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()

@@ -106,6 +106,27 @@ def test_a_table_may_be_drawn_against_a_cost(folder: Path, tmp_path: Path) -> No
     assert "<!-- control -->" not in figure  # what it cost is not known
 
 
+def test_rows_of_growing_data_are_one_table_in_order_of_size_with_a_curve_a_metric(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for size, seconds in ((2_000_000, 30.0), (30_000, 1.5)):
+        grown = {"data_fingerprint": f"d{size}", "metrics": {"Rows": float(size), "CPU s": seconds, "GB": 0.5}}
+        write_result(results, result(row=f"{size}-rows", synthetic=True, **grown))
+    describe(results, title="Growth", curve="Rows", metrics=["CPU s", "GB"])
+    page = write_report(results, tmp_path / "docs")
+    text = page.read_text()
+    assert (
+        "| row | Rows | CPU s | GB | data |\n| --- | ---: | ---: | ---: | ---: |\n"
+        "| 30000-rows | 30,000 | 1.5000 | 0.5000 | `d30000` (synthetic) |\n"
+        "| 2000000-rows | 2,000,000 | 30.0000 | 0.5000 | `d2000000` (synthetic) |\n"
+    ) in text
+    assert "![By Rows](results/house.retrieval.made-up.loo.svg)" in text
+    figures = list((tmp_path / "docs" / "results").iterdir())
+    assert [figure.name for figure in figures] == ["house.retrieval.made-up.loo.svg"]
+    drawn = figures[0].read_text()
+    assert "<!-- CPU s -->" in drawn
+    assert "<!-- GB -->" in drawn
+
+
 def test_an_old_figure_goes_with_its_rows(folder: Path, tmp_path: Path) -> None:
     write_row(folder, 0.9, row="control", data="bazaar")
     figures = write_report(folder, tmp_path / "docs").parent / "results"

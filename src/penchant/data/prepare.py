@@ -142,18 +142,24 @@ def _check(raw: Raw) -> None:
 def _events(raw: Raw) -> Rows:
     """The events table, in the Store's order."""
     has = raw.work.types("events_ok")
-    query, request, joins = "0", "0", ""
+    sorted_by_user, joins = ["u.user", "i.item", "e.ms AS ts_ms", "e.row"], ""
+    query, request, action = "CAST(0 AS INTEGER)", "CAST(0 AS BIGINT)", "'click'"
     if "query" in has:
-        query, joins = "coalesce(q.number, 0)", "LEFT JOIN query_map q ON q.query = e.query"
+        sorted_by_user.append("CAST(coalesce(q.number, 0) AS INTEGER) AS query")
+        query, joins = "query", "LEFT JOIN query_map q ON q.query = e.query"
     if raw.impressions is not None and "request_id" in has:
-        request = "coalesce(r.request, 0)"
+        sorted_by_user.append("CAST(coalesce(r.request, 0) AS BIGINT) AS request")
+        request = "request"
         joins += " LEFT JOIN request_map r ON r.request_id = e.request_id AND r.user = u.user"
-    action = "coalesce(e.action, 'click')" if "action" in has else "'click'"
+    if "action" in has:
+        sorted_by_user.append("coalesce(e.action, 'click') AS action")
+        action = "action"
+    # What is the same in every row is added after the sort, not carried through it.
     return partial(
         raw.work.reader,
-        f"SELECT u.user, i.item, CAST({query} AS INTEGER) AS query, {action} AS action, e.ms AS ts_ms, "
-        f"CAST({request} AS BIGINT) AS request, e.row FROM events_ok e JOIN user_map u USING (user_id) "
-        f"JOIN item_map i USING (item_id) {joins} ORDER BY u.user, e.ms, e.row",
+        f"SELECT user, item, {query} AS query, {action} AS action, ts_ms, {request} AS request, row FROM ("
+        f"SELECT {', '.join(sorted_by_user)} FROM events_ok e JOIN user_map u USING (user_id) "
+        f"JOIN item_map i USING (item_id) {joins} ORDER BY u.user, e.ms, e.row)",
     )
 
 

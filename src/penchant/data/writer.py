@@ -41,8 +41,8 @@ ARRAYS = {
 }
 """The Store's arrays; its docstring says what they hold."""
 
-ENCODINGS = {"user": "DELTA_BINARY_PACKED", "ts_ms": "DELTA_BINARY_PACKED", "row": "DELTA_BINARY_PACKED"}
-"""Of sorted or nearly sorted numbers: half the time and three quarters of the bytes that dictionaries take."""
+ENCODINGS = dict.fromkeys(("user", "item", "ts_ms", "row"), "DELTA_BINARY_PACKED")
+"""Of dense or sorted numbers: half the time, and no more bytes, than dictionaries take."""
 
 
 def write_store(

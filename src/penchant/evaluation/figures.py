@@ -47,6 +47,31 @@ def draw_against(title: str, cost: str, metric: str, points: Mapping[str, tuple[
         return _svg(figure)
 
 
+def draw_curves(title: str, size: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
+    """Each metric over a size, on a logarithmic scale, in a panel of its own; the metrics from zero."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        across = min(len(curves), 3) or 1
+        down = -(-len(curves) // across) or 1
+        figure = Figure(figsize=(8.0, 0.5 + 2.3 * down), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for axes, (metric, points) in zip(panels, curves.items(), strict=False):
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color="tab:blue")
+            axes.set_xscale("log")
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(size)
+            axes.set_title(metric, fontsize=9)
+            axes.grid(color="0.9")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        for axes in panels[len(curves) :]:
+            axes.set_axis_off()
+        return _svg(figure)
+
+
 def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None) -> bytes:
     """A metric of each row (a dot a seed, a line at the mean), and beside it the difference to the control."""
     # Imported late: it takes half a second that no other command should pay.

@@ -8,6 +8,7 @@ How a table is shown comes from an optional `table.json` beside its rows:
     claim            "better" (default) or "worse": what is claimed of each row beside the control (ablations: "worse")
     metrics          columns, the first one drawn; else the usual ones that every row has
     against          a metric (a cost, say) that the first one is drawn against, instead of beside the control
+    curve            a metric (a size, say) by which rows of growing data are one table, and the metrics curves over it
     lower_is_better  metrics of which less is better; else LogLoss and ECE
 """
 
@@ -26,7 +27,7 @@ import pyarrow as pa
 
 from penchant.data.store import write_text
 from penchant.errors import RunError
-from penchant.evaluation.figures import Bar, draw_against, draw_rows
+from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_rows
 from penchant.evaluation.results import Result, find_results, read_per_user
 from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference, paired_bootstrap
 
@@ -46,6 +47,7 @@ class TableInfo:
     claim: Literal["better", "worse"] = "better"
     metrics: tuple[str, ...] = ()
     against: str | None = None
+    curve: str | None = None
     lower_is_better: tuple[str, ...] = ("LogLoss", "ECE")
 
     def claimed(self, metric: str) -> Literal["higher", "lower"]:
@@ -113,7 +115,7 @@ def _fits(key: str, value: object) -> bool:
         return value in ("better", "worse")
     if key in ("metrics", "lower_is_better"):
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
-    return key in ("title", "note", "control", "against") and isinstance(value, str)
+    return key in ("title", "note", "control", "against", "curve") and isinstance(value, str)
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,11 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
         if info.note:
             lines += [info.note, ""]
         groups = sorted(of_table, key=_group)
-        for _, members in groupby(groups, key=_group):
+        write = _curve_text if info.curve else _group_text
+        for _, members in groupby(groups, key=(lambda _: ()) if info.curve else _group):
             rows = _rows(results, list(members))
             name = _free_name(f"{paper}.{table}.{rows[0].seeds[0].data}.{rows[0].seeds[0].split}", figures)
-            text, figure = _group_text(info, rows, f"{FIGURES}/{name}", draw)
+            text, figure = write(info, rows, f"{FIGURES}/{name}", draw)
             figures[name] = figure
             lines += text
     return "\n".join(lines).rstrip("\n") + "\n", figures
@@ -266,6 +269,35 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
         }
         return lines, draw_against(title, info.against, columns[0], points)
     return lines, draw_rows(title, columns[0] if columns else "", bars, control.name if control else None)
+
+
+def _curve_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> tuple[list[str], bytes]:
+    """Rows of growing data: one table, and each metric as a curve. Nothing is compared, as nothing is the same."""
+    assert info.curve
+    sizes = {row.name: mean(row.values(info.curve)) for row in rows if row.values(info.curve)}
+    rows = sorted((row for row in rows if row.name in sizes), key=lambda row: sizes[row.name])
+    columns = [metric for metric in info.metrics if metric != info.curve]
+    lines = _markdown(
+        ["row", info.curve, *columns, "data"],
+        [
+            [
+                row.name,
+                f"{sizes[row.name]:,.0f}",
+                *(_spread(row.values(metric)) for metric in columns),
+                f"`{row.seeds[0].data_fingerprint}`{' (synthetic)' if row.seeds[0].synthetic else ''}",
+            ]
+            for row in rows
+        ],
+    )
+    notes = sorted({f"{row.name}: {note}" for row in rows for seed in row.seeds for note in seed.notes})
+    lines += ["", *(f"- {note}" for note in notes), *[""] * bool(notes), f"![By {info.curve}]({figure})", ""]
+    if not draw:
+        return lines, b""
+    points = {
+        metric: [(sizes[row.name], mean(row.values(metric))) for row in rows if row.values(metric)]
+        for metric in columns
+    }
+    return lines, draw_curves(info.title, info.curve, points)
 
 
 def _verdict(told: Difference | str, claim: Literal["higher", "lower"]) -> list[str]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from penchant.data.sources.formats import Opened, choices, open_file
 from penchant.data.sources.raw import MEMORY, Check, Locate, Raw, Workspace, name
+from penchant.data.sources.reading import forget
 from penchant.data.sources.times import sift_log
 from penchant.errors import DataError
 
@@ -108,7 +109,7 @@ def _load(work: Workspace, logs: Sequence[Path]) -> tuple[Locate, list[Opened]]:
             f"FROM {log.table}"
         )
         starts.append(starts[-1] + work.value(f"SELECT count(*) FROM {log.table}"))
-        work.db.execute(f"DROP TABLE {log.table}")  # A log of 27K has gigabytes of what is not read.
+        forget(work, log.table)  # A log of 27K has gigabytes of what is not read.
 
     def locate(rows: Sequence[int]) -> list[str]:
         places = []

@@ -52,7 +52,7 @@ REASONS = {
 def read_delimited(
     work: Workspace, path: Path, table: str, columns: Sequence[str], dialect: Dialect, label: str
 ) -> tuple[list[Refused], Locate]:
-    """Create `table` of VARCHAR columns and `row` (from 1, in the file's order); empty values are NULL.
+    """Create view `table` of VARCHAR columns and `row` (from 1, in the file's order); empty values are NULL.
 
     Args:
         columns: names of the columns, all of them, in the file's order.
@@ -88,6 +88,11 @@ def read_delimited(
         return [f"{label} line {lines[row]}" if row in lines else f"{label} row {row}" for row in rows]
 
     return refused, locate
+
+
+def forget(work: Workspace, table: str) -> None:
+    """Drop what `read_delimited`, or whatever opened a file, made under this name."""
+    work.db.execute(f"DROP VIEW {name(table)}; DROP TABLE IF EXISTS {name(f'{table}_read')}")
 
 
 def spread_words(work: Workspace, lines: str, words: str, table: str, locate: Locate) -> Locate:
@@ -127,12 +132,16 @@ def _load(
     db.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
     types = ", ".join(f"{text(c)}: 'VARCHAR'" for c in columns)
     header = "true" if dialect.header else "false"
+    # A view that numbers rows by their place in the table, which keeps the file's order: counting them while reading
+    # would leave all cores but one idle.
+    lines = name(f"{table}_read")
     db.execute(
-        f"CREATE OR REPLACE TABLE {name(table)} AS SELECT row_number() OVER () AS row, * FROM read_csv({text(path)}, "
+        f"CREATE OR REPLACE TABLE {lines} AS SELECT * FROM read_csv({text(path)}, "
         f"auto_detect=false, columns={{{types}}}, header={header}, delim={text(dialect.delimiter)}, "
         f"quote={text(dialect.quote)}, escape={text(dialect.quote)}, nullstr='', compression='none', "
         "store_rejects=true, rejects_limit=0)"
     )
+    db.execute(f"CREATE OR REPLACE VIEW {name(table)} AS SELECT rowid + 1 AS row, * FROM {lines}")
     count = work.value("SELECT count(DISTINCT line) FROM reject_errors")
     if count > MOST and count > work.value(f"SELECT count(*) FROM {name(table)}"):
         sample = work.rows("SELECT line, csv_line FROM reject_errors ORDER BY line LIMIT 1")[0]
@@ -149,16 +158,21 @@ def _load(
 def _uniform(path: Path, dialect: Dialect) -> bool:
     """Whether DuckDB can read the file as it is: UTF-8, and one kind of line end, a line feed in it."""
     feeds = returns = both = 0
+    bare = False  # a block of line feeds alone: counting those of a whole file takes longer than all the rest
     before = b""
     with path.open("rb") as file:
         while block := file.read(1 << 22):
             if dialect.encoding != "utf-8" and not block.isascii():
                 return False
-            feeds += block.count(b"\n")
-            returns += block.count(b"\r")
-            both += block.count(b"\r\n") + (before == b"\r" and block.startswith(b"\n"))
+            here = block.count(b"\r")
+            if here or before == b"\r":
+                returns += here
+                feeds += block.count(b"\n")
+                both += block.count(b"\r\n") + (before == b"\r" and block.startswith(b"\n"))
+            else:
+                bare = bare or b"\n" in block
             before = block[-1:]
-    return returns == 0 or feeds == returns == both
+    return returns == 0 or (feeds == returns == both and not bare)
 
 
 def _mend(path: Path, mended: Path, dialect: Dialect, width: int) -> list[tuple[int, str]]:
