@@ -49,7 +49,7 @@ def main() -> None:
     costs = []
     for actions in arguments.actions:
         command = [sys.executable, __file__, "--one", str(actions), "--work", str(arguments.work)]
-        costs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        costs.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
         Console().print_json(data=costs[-1])
     pictures_s = picture_cost()
     curves = {part: [aucs(replace(Knobs(), **{part: weight})) for weight in WEIGHTS] for part in PARTS}

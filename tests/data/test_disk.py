@@ -68,6 +68,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert not out.exists() or list(out.iterdir()) == []
 
 
+def test_too_little_memory_is_one_line_that_names_the_option(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["prepare", "table", "--events", str(log), "--out", str(out / "store"), "--memory", "1MB"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*Out of Memory.*\. Give it more with --memory\.\n", said), said
+    assert not out.exists() or list(out.iterdir()) == []
+
+
 RUN = """
 import contextlib, io, os, resource, sys
 from penchant.cli.main import main

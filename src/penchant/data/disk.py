@@ -28,6 +28,15 @@ def disk_errors(out: Path | None = None) -> Iterator[None]:
     except OSError as error:
         where = error.filename or out or temporary
         raise DataError(error.strerror or str(error), where=where, fix=disk_fix(error)) from error
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        what = f"DuckDB cannot go on ({str(error).splitlines()[0]})"
-        raise DataError(what, where=temporary, fix="Free space there, or set TMPDIR to a folder with more.") from error
+    except duckdb.OutOfMemoryException as error:
+        # Its memory, or the disk it goes to beyond that.
+        full = "max_temp_directory_size" in str(error)
+        fix = "Free space there, or set TMPDIR to a folder with more." if full else "Give it more with --memory."
+        raise DataError(_said(error), where=temporary if full else "sorting and joining", fix=fix) from error
+    except duckdb.IOException as error:
+        fix = "Free space there, or set TMPDIR to a folder with more."
+        raise DataError(_said(error), where=temporary, fix=fix) from error
+
+
+def _said(error: duckdb.Error) -> str:
+    return f"DuckDB cannot go on ({str(error).splitlines()[0]})"

@@ -1,7 +1,7 @@
 """The shop's ids become dense integers from 1: items, users, queries, categories and requests.
 
 Works on the checked tables `events_ok` and `shown_ok` of a source's workspace, and leaves the maps `item_map`,
-`user_map`, `query_map` and `request_map` in it.
+`user_map`, `query_map` and `request_map` in it, and `events_numbered`.
 """
 
 from __future__ import annotations
@@ -124,6 +124,29 @@ def number_queries(raw: Raw) -> pa.Table | None:
     return work.arrow("SELECT number AS query, query AS text FROM query_map ORDER BY number")
 
 
+def number_events(raw: Raw) -> None:
+    """Leave `events_numbered`: the good events by numbers instead of texts; `query` is NULL where there is none.
+
+    A table where requests are still to be joined to it, since every join of one query holds its memory to the end.
+    """
+    work = raw.work
+    has = work.types("events_ok")
+    columns, joins = ["u.user", "i.item", "e.ms", "e.row"], ""
+    if "query" in has:
+        columns.append("q.number AS query")
+        joins = "LEFT JOIN query_map q ON q.query = e.query"
+    if "action" in has:
+        columns.append("coalesce(e.action, 'click') AS action")
+    if raw.impressions is not None and "request_id" in has:
+        columns.append("e.request_id")
+    work.db.execute(
+        f"CREATE {'VIEW' if raw.impressions is None else 'TABLE'} events_numbered AS SELECT {', '.join(columns)} "
+        f"FROM events_ok e JOIN user_map u USING (user_id) JOIN item_map i USING (item_id) {joins}"
+    )
+    if raw.impressions is not None:
+        _forget(raw, "events")
+
+
 def number_requests(raw: Raw) -> Rows | None:
     """The impressions table; `request_map` gives each (request_id, user) its number, in order of time.
 
@@ -132,29 +155,20 @@ def number_requests(raw: Raw) -> Rows | None:
     if raw.impressions is None:
         return None
     work = raw.work
-    has = work.types("shown_ok")
-    timed = "time" in work.types(raw.impressions)
-    user = "u.user" if "user_id" in has else "NULL"
-    join = "LEFT JOIN user_map u ON u.user_id = s.user_id" if "user_id" in has else ""
-    own = ", s.propensity" if "propensity" in has else ""
-    told = "SELECT NULL AS request_id, NULL::INTEGER AS user, NULL::BIGINT AS ms, NULL AS query WHERE false"
-    linked = work.types("events_ok")
+    own = _number_shown(raw)
+    linked = work.types("events_numbered")
     if "request_id" in linked:
-        told = (
-            "SELECT request_id, min(u.user) AS user, min(ms) AS ms, "
-            f"{'min(query)' if 'query' in linked else 'NULL'} AS query "
-            "FROM events_ok JOIN user_map u USING (user_id) WHERE request_id IS NOT NULL "
-            "GROUP BY 1 HAVING count(DISTINCT u.user) = 1"
+        query = "min(query)" if "query" in linked else "NULL"
+        work.db.execute(
+            "CREATE TABLE shown_full AS SELECT s.* REPLACE (coalesce(s.user, t.user, 0) AS user, "
+            "coalesce(s.ms, t.ms) AS ms, coalesce(s.query, t.query) AS query) FROM shown_numbered s LEFT JOIN ("
+            f"SELECT request_id, min(user) AS user, min(ms) AS ms, {query}::INTEGER AS query FROM events_numbered "
+            "WHERE request_id IS NOT NULL GROUP BY request_id HAVING min(user) = max(user)) t USING (request_id)"
         )
-    work.db.execute(
-        "CREATE TABLE shown_full AS SELECT s.request_id, s.item_id, s.clicked, s.row, "
-        f"coalesce({user}, t.user, 0) AS user, "
-        f"coalesce({'s.ms' if timed or not raw.has_time else 'NULL'}, t.ms) AS ms, "
-        f"coalesce({'s.query' if 'query' in has else 'NULL'}, t.query)::VARCHAR AS query, "
-        f"{'coalesce(s.place, 0)' if 'position' in has else '0'} AS position, "
-        f"{text('logged') if 'source' not in has else 's.source'} AS source{own} "
-        f"FROM shown_ok s {join} LEFT JOIN ({told}) t ON t.request_id = s.request_id"
-    )
+        work.db.execute("DROP TABLE shown_numbered")
+    else:
+        work.db.execute("UPDATE shown_numbered SET user = 0 WHERE user IS NULL")
+        work.db.execute("ALTER TABLE shown_numbered RENAME TO shown_full")
     undated, first = work.rows("SELECT count(*), min(row) FROM shown_full WHERE ms IS NULL")[0]
     if undated:
         fix = "Give impressions a time, or an event with their request_id."
@@ -164,14 +178,38 @@ def number_requests(raw: Raw) -> Rows | None:
         "SELECT request_id, user, min(ms) AS ms, min(query) AS query, min(row) AS first FROM shown_full "
         "WHERE ms IS NOT NULL GROUP BY request_id, user)"
     )
-    number, texts = "0", ""
-    if "query" in has or "query" in linked:
-        number, texts = "coalesce(q.number, 0)", "LEFT JOIN query_map q ON q.query = r.query"
-    return partial(
-        work.reader,
-        f"SELECT r.request, r.user, r.ms AS ts_ms, CAST({number} AS INTEGER) AS query, "
-        f"CAST(s.position AS SMALLINT) AS position, i.item, s.clicked AS label, s.source{own} "
-        "FROM shown_full s JOIN item_map i ON i.item_id = s.item_id "
-        f"JOIN request_map r ON r.request_id = s.request_id AND r.user = s.user {texts} "
-        "WHERE s.ms IS NOT NULL ORDER BY r.request, s.position, s.row",
+    # Joined and then sorted: both at once would need the memory of both.
+    work.db.execute(
+        "CREATE TABLE shown_placed AS SELECT r.request, r.user, r.ms AS ts_ms, coalesce(r.query, 0) AS query, "
+        f"s.position, s.item, s.clicked AS label, s.source{own}, s.row FROM shown_full s "
+        "JOIN request_map r USING (request_id, user) WHERE s.ms IS NOT NULL"
     )
+    work.db.execute("DROP TABLE shown_full")
+    return partial(work.reader, "SELECT * EXCLUDE (row) FROM shown_placed ORDER BY request, position, row")
+
+
+def _number_shown(raw: Raw) -> str:
+    """Leave `shown_numbered`, the good impressions by numbers; returns SQL of the columns of their own."""
+    work = raw.work
+    has = work.types("shown_ok")
+    user, query, joins = "NULL", "NULL", ""
+    if "user_id" in has:
+        user, joins = "u.user", "LEFT JOIN user_map u ON u.user_id = s.user_id"
+    if "query" in has:
+        query, joins = "q.number", f"{joins} LEFT JOIN query_map q ON q.query = s.query"
+    own = ["propensity"] if "propensity" in has else []
+    timed = "time" in work.types(raw.impressions or "") or not raw.has_time
+    work.db.execute(
+        f"CREATE TABLE shown_numbered AS SELECT s.request_id, {user}::INTEGER AS user, {'s.ms' if timed else 'NULL'}"
+        f"::BIGINT AS ms, {query}::INTEGER AS query, i.item, s.clicked, s.row, "
+        f"CAST({'coalesce(s.place, 0)' if 'position' in has else '0'} AS SMALLINT) AS position, "
+        f"{'s.source' if 'source' in has else text('logged')} AS source{''.join(f', s.{c}' for c in own)} "
+        f"FROM shown_ok s JOIN item_map i USING (item_id) {joins}"
+    )
+    _forget(raw, "shown")
+    return "".join(f", s.{column}" for column in own)
+
+
+def _forget(raw: Raw, log: str) -> None:
+    """Drop a log with its texts, once it is there by numbers: a part of every table stays in memory."""
+    raw.work.db.execute(f"DROP VIEW {log}_ok; DROP TABLE {log}_ms")

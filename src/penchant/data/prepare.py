@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from penchant.data.disk import disk_errors
-from penchant.data.numbering import number_items, number_queries, number_requests, number_users
+from penchant.data.numbering import number_events, number_items, number_queries, number_requests, number_users
 from penchant.data.output import alone, into_place
 from penchant.data.schema import SOURCES
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
@@ -65,6 +65,7 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
                 items = number_items(raw)
                 users = number_users(raw)
                 queries = number_queries(raw)
+                number_events(raw)
                 step("requests")
                 impressions = number_requests(raw)
                 if strict and raw.refused:
@@ -141,25 +142,23 @@ def _check(raw: Raw) -> None:
 
 def _events(raw: Raw) -> Rows:
     """The events table, in the Store's order."""
-    has = raw.work.types("events_ok")
-    sorted_by_user, joins = ["u.user", "i.item", "e.ms AS ts_ms", "e.row"], ""
+    has = raw.work.types("events_numbered")
+    sorted_by_user, requests = ["e.user", "e.item", "e.ms AS ts_ms", "e.row"], ""
     query, request, action = "CAST(0 AS INTEGER)", "CAST(0 AS BIGINT)", "'click'"
     if "query" in has:
-        sorted_by_user.append("CAST(coalesce(q.number, 0) AS INTEGER) AS query")
-        query, joins = "query", "LEFT JOIN query_map q ON q.query = e.query"
-    if raw.impressions is not None and "request_id" in has:
-        sorted_by_user.append("CAST(coalesce(r.request, 0) AS BIGINT) AS request")
-        request = "request"
-        joins += " LEFT JOIN request_map r ON r.request_id = e.request_id AND r.user = u.user"
+        sorted_by_user.append("coalesce(e.query, 0) AS query")
+        query = "query"
     if "action" in has:
-        sorted_by_user.append("coalesce(e.action, 'click') AS action")
+        sorted_by_user.append("e.action")
         action = "action"
+    if "request_id" in has:
+        sorted_by_user.append("CAST(coalesce(r.request, 0) AS BIGINT) AS request")
+        request, requests = "request", "LEFT JOIN request_map r USING (request_id, user)"
     # What is the same in every row is added after the sort, not carried through it.
     return partial(
         raw.work.reader,
         f"SELECT user, item, {query} AS query, {action} AS action, ts_ms, {request} AS request, row FROM ("
-        f"SELECT {', '.join(sorted_by_user)} FROM events_ok e JOIN user_map u USING (user_id) "
-        f"JOIN item_map i USING (item_id) {joins} ORDER BY u.user, e.ms, e.row)",
+        f"SELECT {', '.join(sorted_by_user)} FROM events_numbered e {requests} ORDER BY e.user, e.ms, e.row)",
     )
 
 
