@@ -27,6 +27,24 @@ def test_a_market_is_made_and_its_oracle_tells_the_best(tmp_path: Path, capsys: 
     assert "synthetic" in capsys.readouterr().out
 
 
+def test_a_run_is_put_beside_the_oracle_with_its_share_of_the_possible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ("--size", "tiny", "--users", 80, "--days", 14, "--no-pictures")
+    assert run("prepare", "bazaar", *size, "--out", tmp_path / "store") == 0
+    oracle = ("bazaar", "oracle", tmp_path / "store", "--targets", 30, "--beside", tmp_path / "run")
+    assert run("train", "popularity", tmp_path / "store", "--out", tmp_path / "run") == 0
+    assert run(*oracle) == 2
+    assert "Judge it first: penchant evaluate" in capsys.readouterr().err
+    assert run("evaluate", tmp_path / "run") == 0
+    assert run(*oracle, "--out", tmp_path / "oracle.json") == 0
+    told = json.loads((tmp_path / "oracle.json").read_text())
+    reached, possible = told["beside"][str(tmp_path / "run")]["HR@10"], told["knows"]["session"]["HR@10"]
+    assert f"({reached / possible:.0%})" in capsys.readouterr().out
+    assert run(*oracle, "--split", "funnel") == 2
+    assert "of another Store or split" in capsys.readouterr().err
+
+
 def test_a_knob_out_of_range_and_a_store_of_real_data_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
