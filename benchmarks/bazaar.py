@@ -48,10 +48,16 @@ def main() -> None:
     if arguments.one:
         sys.stdout.write(json.dumps(cost(arguments.one, arguments.work)))
         return
+    for folder in (arguments.results, arguments.work):
+        folder.mkdir(parents=True, exist_ok=True)
     costs = []
     for actions in arguments.actions:
-        command = [sys.executable, __file__, "--one", str(actions), "--work", str(arguments.work)]
-        costs.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+        finished = arguments.work / f"cost-{actions}.json"  # a market of ten million takes minutes: none is made twice
+        if not finished.is_file():
+            command = [sys.executable, __file__, "--one", str(actions), "--work", str(arguments.work)]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            write_json(finished, json.loads(told))
+        costs.append(json.loads(finished.read_text()))
         Console().print_json(data=costs[-1])
     pictures_s = picture_cost()
     curves = {part: [aucs(replace(Knobs(), **{part: weight})) for weight in WEIGHTS] for part in PARTS}

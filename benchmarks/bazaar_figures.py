@@ -111,7 +111,7 @@ def knobs(numbers: Path) -> None:
 
 def beside(stores: list[Path]) -> None:
     """What several Stores' events are like, by the numbers of the data sheet."""
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
     (lengths, items_, gaps), bars = figure.subplots(2, 3)
     names, entropy, repeats, categories_again = [], [], [], []
     for path in stores:
@@ -132,7 +132,7 @@ def beside(stores: list[Path]) -> None:
     for axes, x, y in (
         (lengths, "share of users, busiest first", "events"),
         (items_, "share of items, most frequent first", "share of events"),
-        (gaps, "time to the user's next event, from", "share of steps"),
+        (gaps, "time to the next event, from", "share of steps"),
     ):
         axes.set_xlabel(x, fontsize=8)
         axes.set_ylabel(y, fontsize=8)
@@ -143,13 +143,14 @@ def beside(stores: list[Path]) -> None:
         (bars[1], repeats, "steps to an item of the history"),
         (bars[2], categories_again, "steps to a category of the history"),
     ):
-        drawn = axes.barh(names, np.nan_to_num(values), color=[f"C{n}" for n in range(len(names))])
+        drawn = axes.barh(range(len(names)), np.nan_to_num(values), color=[f"C{n}" for n in range(len(names))])
+        axes.set_yticks([])
         axes.bar_label(drawn, [f"{v:.2f}" if np.isfinite(v) else "not known" for v in values], fontsize=7, padding=2)
         axes.set_xlim(0, 1.25 * np.nanmax(values))
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.invert_yaxis()
-    lengths.legend(fontsize=6)
+    figure.legend(*lengths.get_legend_handles_labels(), fontsize=8, ncols=len(names), loc="outside lower center")
     figure.savefig(FIGURES / "bazaar-beside.png", dpi=90, metadata={"Software": None})
 
 

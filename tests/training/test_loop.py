@@ -83,6 +83,36 @@ def test_stopped_run_resumes_to_the_same_weights(tmp_path: Path, stop_at: int) -
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
+class Reconstruction(nn.Module):
+    """An objective with a part that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.decoder = nn.Linear(1, 4)
+
+    def forward(self, model: Any, batch: Rows) -> dict[str, Tensor]:
+        score = model(batch.rows)
+        decoded = self.decoder(score[:, None])
+        return {**to_ones(model, batch), "decoded": 0.1 * (decoded - model.table(batch.rows)).pow(2).mean()}
+
+
+def train_with_a_part(run: Path, stop_at: int | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    model, objective = Tiny(), Reconstruction()
+    fit(model, objective, RowBatches(), CONFIG, run, should_stop=lambda step: step == stop_at)
+    return model.state_dict(), objective.state_dict()
+
+
+def test_parts_that_only_training_needs_learn_resume_and_are_not_saved_with_the_model(tmp_path: Path) -> None:
+    whole = train_with_a_part(tmp_path / "whole")
+    assert not torch.equal(whole[1]["decoder.weight"], Reconstruction().decoder.weight)
+    assert not torch.equal(whole[0]["dense.weight"], train(tmp_path / "without")["dense.weight"])
+    train_with_a_part(tmp_path / "cut", stop_at=17)
+    resumed = train_with_a_part(tmp_path / "cut")
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(whole, resumed, strict=True) for k in a)
+    assert set(load_file(tmp_path / "whole" / "model.safetensors")) == set(Tiny().state_dict())
+
+
 def test_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tests.training import test_loop as t\n"

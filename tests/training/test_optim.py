@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from penchant.errors import ConfigError
-from penchant.training.optim import OptimConfig, RowwiseAdagrad, build_optimizers, rate
+from penchant.training.optim import OptimConfig, RowwiseAdagrad, build_optimizers, rate, set_rate
 
 
 def test_rowwise_adagrad_is_its_formula_and_leaves_other_rows_alone() -> None:
@@ -52,6 +52,15 @@ def test_only_matrices_decay_and_sparse_tables_have_their_own_optimizer() -> Non
     dense = model["dense"]
     assert isinstance(dense, nn.Linear)
     assert decayed == {id(dense.weight)}
+
+
+def test_a_pretrained_parameter_learns_at_its_share_of_the_rate() -> None:
+    model = nn.Linear(3, 2)
+    model.weight.lr_share = 0.2  # pyright: ignore[reportAttributeAccessIssue]
+    optimizers = build_optimizers(model, OptimConfig(lr=0.1))
+    set_rate(optimizers, 0.5, OptimConfig(lr=0.1))
+    rates = {p.shape: group["lr"] for group in optimizers[0].param_groups for p in group["params"]}
+    assert rates == {model.weight.shape: pytest.approx(0.01), model.bias.shape: pytest.approx(0.05)}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def fit(
     """Train `model` in place and leave the best weights in it and in `run`.
 
     Args:
-        objective: (model, batch) -> named terms; the loss is their sum.
+        objective: (model, batch) -> named terms; the loss is their sum. One that is a module of its own has parameters
+            that only training needs: they are learned and checkpointed with the model's, and never saved with it.
         run: the run folder, which the caller holds (`alone`); a checkpoint in it is gone on from.
         validate: called in evaluation mode; its metrics are logged and `config.metric` chooses.
         should_stop: asked after each step; True ends the call as a kill would, without the closing words.
@@ -118,18 +119,19 @@ def fit(
     steps = max(1, round(config.epochs * batches.steps_per_epoch / config.accumulate))
     eval_steps = max(1, round(config.evaluate_every * batches.steps_per_epoch / config.accumulate))
     torch.manual_seed(config.seed)
-    model.to(device)
-    optimizers = build_optimizers(model, config.optim)
+    learner = nn.ModuleDict({"model": model, "objective": objective}) if isinstance(objective, nn.Module) else model
+    learner.to(device)
+    optimizers = build_optimizers(learner, config.optim)
     run.mkdir(parents=True, exist_ok=True)
     _same_settings(run, model, config, steps)
-    progress = load_checkpoint(run, model, optimizers)
+    progress = load_checkpoint(run, learner, optimizers)
     log = _Log(run, progress.step, tensorboard=config.tensorboard)
     wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
     targets = 0
     stopped_early = _out_of_patience(progress, eval_steps, config)
     with _Bar(title, steps, progress.step) as bar:
         while progress.step < steps and not stopped_early:
-            model.train()
+            learner.train()
             share = rate(progress.step, steps, config.optim)
             set_rate(optimizers, share, config.optim)
             terms: dict[str, float] = {}
@@ -141,7 +143,7 @@ def fit(
                 targets += batch.num_targets
                 for name, value in named.items():
                     terms[name] = terms.get(name, 0.0) + float(value.detach()) / config.accumulate
-            _step(model, optimizers, config.optim)
+            _step(learner, optimizers, config.optim)
             progress.step += 1
             if not all(v == v and abs(v) != float("inf") for v in terms.values()):
                 raise RunError(
@@ -170,7 +172,7 @@ def fit(
             if now - saved >= config.checkpoint_every_s or progress.step == steps or stopped_early:
                 progress.wall_seconds += time.perf_counter() - wall
                 progress.cpu_seconds += time.process_time() - cpu
-                save_checkpoint(run, model, optimizers, progress)
+                save_checkpoint(run, learner, optimizers, progress)
                 wall, cpu, saved, targets = time.perf_counter(), time.process_time(), time.perf_counter(), 0
             if should_stop(progress.step):
                 break

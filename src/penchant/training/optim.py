@@ -72,17 +72,24 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
 
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """One optimizer for dense parameters and, where there are any, one for sparse tables."""
+    """One optimizer for dense parameters and one for sparse tables, where there are any.
+
+    A parameter with an attribute `lr_share` learns at that share of the rate: pretrained ones beside new ones.
+    """
     sparse = {m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
     tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)} - sparse
-    decayed, plain = [], []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad and p not in sparse:
-            (decayed if p.ndim >= 2 and p not in tables else plain).append(p)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True)
+            decays = p.ndim >= 2 and p not in tables
+            groups.setdefault((getattr(p, "lr_share", 1.0), not decays), []).append(p)
+    dense = [
+        {"params": params, "weight_decay": 0.0 if plain else config.weight_decay, "lr_share": share}
+        for (share, plain), params in sorted(groups.items(), key=lambda group: group[0])
     ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if dense:
+        optimizers.append(torch.optim.AdamW(dense, lr=config.lr, betas=config.betas, fused=True))
     if sparse:
         optimizers.append(RowwiseAdagrad([p for p in model.parameters() if p in sparse], lr=config.sparse_lr))
     return optimizers
@@ -102,7 +109,7 @@ def set_rate(optimizers: list[torch.optim.Optimizer], share: float, config: Opti
     for optimizer in optimizers:
         highest = config.sparse_lr if isinstance(optimizer, RowwiseAdagrad) else config.lr
         for group in optimizer.param_groups:
-            group["lr"] = highest * share
+            group["lr"] = highest * share * group.get("lr_share", 1.0)
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
