@@ -27,10 +27,10 @@ from penchant.errors import RunError, StoreError
 from penchant.recipes.runs import load_run
 from penchant.serve.bundle import Bundle
 from tests.cli.test_main import log_of
-from tests.encoders.conftest import WORDS, save_image_model, save_text_model
 from tests.encoders.test_encode import png
 from tests.factories import make_store
 from tests.killing import Commands, Ended
+from tests.tiny_models import WORDS, save_image_model, save_text_model
 
 KILLS = 50
 SASREC = ("--model.width", 16, "--model.blocks", 1, "--data.batch-targets", 500, "--train.epochs", 1.5)

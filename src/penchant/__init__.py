@@ -68,7 +68,7 @@ def train(
     from dataclasses import replace
 
     from penchant.data.split import load_split
-    from penchant.recipes.controls import recipe_of
+    from penchant.recipes.named import recipe_of
     from penchant.recipes.runs import CountRun, load_run, train_run
 
     run = recipe_of(recipe)

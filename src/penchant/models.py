@@ -44,6 +44,7 @@ KINDS = {
     "sasrec": "penchant.baselines.retrieval.sasrec:SASRec",
     "gru4rec": "penchant.baselines.retrieval.gru4rec:GRU4Rec",
     "two_tower": "penchant.baselines.retrieval.two_tower:TwoTower",
+    "karma": "penchant.papers.karma.model:Karma",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
     "din": "penchant.baselines.ranking.din:DIN",
     "light_two_tower": "penchant.funnel.prerank:LightTwoTower",

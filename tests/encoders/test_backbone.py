@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from penchant.encoders.backbone import load_backbone, smollm2_folder
 from penchant.encoders.packaged import SMOLLM2
 from penchant.errors import ConfigError, ModelUnavailableError
-from tests.encoders.conftest import SMALL, WORDS, save_tokenizer
+from tests.tiny_models import SMALL, WORDS, save_tokenizer
 
 
 def test_the_weights_are_those_of_the_folder(language_folder: Path) -> None:

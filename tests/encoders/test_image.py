@@ -23,7 +23,7 @@ from transformers import (
 
 from penchant.encoders.image import load_image_encoder, open_picture
 from penchant.errors import ModelUnavailableError
-from tests.encoders.conftest import SMALL, WORDS
+from tests.tiny_models import SMALL, WORDS
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, T5Conf
 
 from penchant.encoders.text import item_text, load_text_encoder
 from penchant.errors import ModelUnavailableError
-from tests.encoders.conftest import SMALL, WORDS, save_tokenizer
+from tests.tiny_models import SMALL, WORDS, save_tokenizer
 
 TEXTS = ["red wool thing", "blue", "steel glass oak silk wool thing red", "", "green unheard thing"]
 

@@ -18,6 +18,7 @@ from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.funnel.features import Features
 from penchant.recipes import controls
 from penchant.recipes.judge import judge_run, metrics_table
+from penchant.recipes.named import recipe_of
 from penchant.recipes.runs import CountRun, Run, SequenceRun, flat, load_run, train_run
 from tests.factories import make_store
 
@@ -29,10 +30,10 @@ def short(run: Run, epochs: float = 2.0) -> Run:
     return replace(run, train=replace(run.train, epochs=epochs, tensorboard=False, device="cpu"))
 
 
-@pytest.mark.parametrize("name", controls.by_name())
+@pytest.mark.parametrize("name", [r.__name__ for r in (*controls.RETRIEVAL, *controls.RANKING)])
 def test_every_recipe_trains_and_is_judged(store: Store, tmp_path: Path, name: str) -> None:
     split = load_split(store, "temporal-successive")
-    train_run(short(controls.recipe_of(name)), store, split, tmp_path)
+    train_run(short(recipe_of(name)), store, split, tmp_path)
     verdict = judge_run(load_run(tmp_path, device="cpu"), tmp_path)
     metrics = verdict.metrics()
     assert 0 < metrics["AUC" if name in ("din", "mean_pooling") else "HR@50"] <= 1
@@ -70,7 +71,7 @@ def test_folder_that_another_process_trains_in_is_left_alone(store: Store, tmp_p
     split = load_split(store, "temporal-successive")
     with alone(tmp_path, RunError, inside=True):
         with pytest.raises(RunError, match=f"{tmp_path}: another process is at work on it"):
-            train_run(short(controls.recipe_of(name)), store, split, tmp_path)
+            train_run(short(recipe_of(name)), store, split, tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == ["lock"]
 
 

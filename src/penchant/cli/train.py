@@ -14,8 +14,8 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.evaluation.lists import evaluate_lists, write_trec
 from penchant.evaluation.protocol import RetrievalResult
-from penchant.recipes import controls
 from penchant.recipes.judge import judge_run, metrics_table
+from penchant.recipes.named import RECIPES, recipe_of
 from penchant.recipes.runs import load_run, train_run
 
 TRAIN_HELP = """\
@@ -53,11 +53,11 @@ class Train:
 def train(args: Sequence[str]) -> None:
     """Train a recipe."""
     console = Console(stderr=True, highlight=False)
-    recipes = {r.__name__: (r.__doc__ or "").strip() for r in (*controls.RETRIEVAL, *controls.RANKING)}
+    recipes = {r.__name__: (r.__doc__ or "").strip() for r in RECIPES}
     name = pick("train", "recipe", recipes, TRAIN_HELP, args)
     if name is None:
         return
-    run = controls.recipe_of(name)
+    run = recipe_of(name)
     chosen, run = parse_with_run(f"train {name}", Train, run, args[1:])
     store = Store(chosen.store)
     split = open_split(store, chosen.split)

@@ -22,10 +22,12 @@ class SequenceBatch:
     Attributes:
         history: items, oldest first, 0 = padding at the end.
         targets: the item after each action; 0 at padding.
+        shown: items that were shown with each target and not clicked, 0 = none; None where they were not asked for.
     """
 
     history: Int[Tensor, "B S"]
     targets: Int[Tensor, "B S"]
+    shown: Int[Tensor, "B S N"] | None = None
 
     @property
     def mask(self) -> Bool[Tensor, "B S"]:
@@ -37,7 +39,8 @@ class SequenceBatch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device) -> SequenceBatch:
-        return SequenceBatch(self.history.to(device), self.targets.to(device))
+        shown = None if self.shown is None else self.shown.to(device)
+        return SequenceBatch(self.history.to(device), self.targets.to(device), shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,40 @@ class SequenceDataConfig:
     """Targets in a batch, about; the number of histories in it follows from their lengths."""
     newest_only: bool = False
     """Only the newest `max_len` + 1 actions of a user train, as in most published code."""
+    shown: int = 0
+    """Items that were shown with each target and not clicked: so many at most come along, for who learns from them."""
 
     def __post_init__(self) -> None:
+        if self.shown < 0:
+            raise ConfigError(f"shown is {self.shown}", fix="Set shown to 0 or more.")
         for name in ("max_len", "batch_targets"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+
+
+class Unclicked:
+    """What was shown with an event, in the same request, and not clicked.
+
+    Args:
+        most: of each event's, the last ones of the list.
+    """
+
+    def __init__(self, store: Store, most: int) -> None:
+        self.most = most
+        self.request = store.table("events", ["request"])["request"].to_numpy()
+        unclicked = store.impression_label[:] == 0
+        self.items = store.impression_item[:][unclicked]
+        self.indptr = np.concatenate([[0], np.cumsum(unclicked)])[store.request_indptr]
+
+    def of(self, events: Int[np.ndarray, "*B"]) -> Int[np.ndarray, "*B N"]:
+        """int32; 0 = none. An event of -1 is none, and one of no request has none."""
+        request = np.where(events >= 0, self.request[events], 0).ravel()
+        starts = np.where(request > 0, self.indptr[np.maximum(request - 1, 0)], 0)
+        stops = np.where(request > 0, self.indptr[request], 0)
+        found = gather_ragged(self.items, starts, stops, self.most)
+        out = np.zeros((len(request), self.most), dtype=self.items.dtype)
+        out[:, : found.shape[1]] = found
+        return out.reshape(*events.shape, self.most)
 
 
 class SequenceBatches:
@@ -83,6 +115,7 @@ class SequenceBatches:
                 where=store.path,
                 fix="Choose another split, or prepare the Store from more logs.",
             )
+        self._unclicked = Unclicked(store, config.shown) if config.shown else None
         # A batch holds at least the longest piece, so that none is ever empty.
         self.steps_per_epoch = max(1, self.num_targets // max(config.batch_targets, config.max_len))
         self._epoch = -1
@@ -98,7 +131,11 @@ class SequenceBatches:
         lengths = ends - starts
         history = rows[:, :-1].copy()
         history[np.arange(history.shape[1]) >= (lengths - 1)[:, None]] = 0  # the newest action has no target
-        return SequenceBatch(torch.from_numpy(history), torch.from_numpy(rows[:, 1:].copy()))
+        targets, shown = rows[:, 1:].copy(), None
+        if self._unclicked is not None:
+            events = np.where(targets > 0, starts[:, None] + 1 + np.arange(targets.shape[1]), -1)
+            shown = torch.from_numpy(self._unclicked.of(events).astype(np.int64))
+        return SequenceBatch(torch.from_numpy(history), torch.from_numpy(targets), shown)
 
     def _plan(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each batch's pieces as (starts, ends) of event rows; a piece of n + 1 events has n targets."""

@@ -14,8 +14,7 @@ from penchant.baselines.retrieval.popularity import PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTowerConfig
 from penchant.data.batch import SequenceDataConfig
-from penchant.errors import ConfigError
-from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun
+from penchant.recipes.runs import CountRun, RankingRun, SequenceRun
 from penchant.training.loop import TrainConfig
 from penchant.training.optim import OptimConfig
 
@@ -68,13 +67,13 @@ def sasrec_long() -> SequenceRun:
 
 
 def sasrec_beauty() -> SequenceRun:
-    """SASRec on Beauty, where items are rare and histories short: much dropout, a high rate. Minutes."""
+    """SASRec on Beauty, where items are rare and histories short: much dropout, short vectors at first. Minutes."""
     return SequenceRun(
         kind="sasrec",
-        model=SASRecConfig(width=128, dropout=0.5),
+        model=SASRecConfig(width=192, dropout=0.5, first_length=0.16),
         data=SequenceDataConfig(batch_targets=800),
         objective=SoftmaxConfig(full_up_to_items=1000, num_sampled=1024),
-        train=TrainConfig(epochs=25, evaluate_every=3.0, patience=3, optim=OptimConfig(lr=4e-3)),
+        train=TrainConfig(epochs=50, evaluate_every=3.0, patience=4, optim=OptimConfig(lr=3e-3)),
     )
 
 
@@ -115,20 +114,3 @@ RETRIEVAL = (
     sasrec_beauty,
 )
 RANKING = (mean_pooling, din)
-
-
-def by_name() -> dict[str, Run]:
-    """Every recipe of this file under its function's name."""
-    return {recipe.__name__: recipe() for recipe in (*RETRIEVAL, *RANKING)}
-
-
-def recipe_of(name: str) -> Run:
-    """The recipe of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    recipes = by_name()
-    if name not in recipes:
-        raise ConfigError(f"there is no recipe {name!r}", fix=f"Choose one of: {', '.join(recipes)}.")
-    return recipes[name]

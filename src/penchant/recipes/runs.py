@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.models import Sizes, build_model, load_model, pick_device, save_model
+from penchant.recipes.karma import KarmaRun, train_karma
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
@@ -86,7 +88,7 @@ class RankingRun:
     )
 
 
-Run = CountRun | SequenceRun | RankingRun
+Run = CountRun | SequenceRun | RankingRun | KarmaRun
 
 
 def sizes_of(store: Store, num_features: int = 0) -> Sizes:
@@ -112,6 +114,9 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
                 result = _train_sequence(run, store, split, out)
             case RankingRun():
                 result = _train_ranking(run, store, split, out)
+            case KarmaRun():
+                validate = partial(_validated, store=store, split=split, max_len=run.model.max_len)
+                result = train_karma(run, store, split, out, sizes_of(store), validate)
         write_json(finished, asdict(result))
     return result
 
@@ -170,13 +175,15 @@ def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> 
     objective = SoftmaxObjective(run.objective, counts)
     batches = SequenceBatches(store, split, run.data, run.train.seed)
 
-    def validate() -> dict[str, float]:
-        return evaluate_retrieval(
-            model, store, split, "valid", ks=(10,), max_len=run.model.max_len, targets=VALID_TARGETS
-        ).metrics()
-
+    validate = partial(_validated, model, store, split, run.model.max_len)
     can_choose = len(split.targets("valid")) > 0
     return fit(model, objective, batches, run.train, out, validate if can_choose else None, title=run.kind)
+
+
+def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str, float]:
+    """What decides between the weights of a retrieval model's steps."""
+    judged = evaluate_retrieval(model, store, split, "valid", ks=(10,), max_len=max_len, targets=VALID_TARGETS)
+    return judged.metrics()
 
 
 def sample_targets(targets: np.ndarray, size: int, seed: int = 0) -> np.ndarray:

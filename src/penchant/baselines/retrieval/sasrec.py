@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -31,8 +32,12 @@ class SASRecConfig:
     dropout: float = 0.2
     max_len: int = 50
     """Actions read, the latest ones."""
+    first_length: float = 1.0
+    """Expected length of item and position vectors before training; short ones learn faster where items are rare."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.first_length < float("inf"):
+            raise ConfigError(f"first_length is {self.first_length}", fix="Set first_length above 0.")
         for name in ("width", "blocks", "heads", "expansion", "max_len"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
@@ -57,6 +62,9 @@ class SASRec(nn.Module):
         self.items = item_embedding(sizes.num_items, config.width)
         self.positions = nn.Embedding(config.max_len, config.width)
         nn.init.normal_(self.positions.weight, std=config.width**-0.5)
+        with torch.no_grad():
+            for table in (self.items, self.positions):
+                table.weight.mul_(config.first_length)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(CausalBlock(block) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)

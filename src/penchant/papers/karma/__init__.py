@@ -1,0 +1,1 @@
+"""KARMA: Knowledge-Action Regularized Multimodal Alignment for Personalized Search at Taobao, arXiv 2603.22779."""

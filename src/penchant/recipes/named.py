@@ -1,0 +1,21 @@
+"""Every recipe under its function's name: what `penchant train` can train."""
+
+from __future__ import annotations
+
+from penchant.errors import ConfigError
+from penchant.recipes import controls, karma
+from penchant.recipes.runs import Run
+
+RECIPES = (*controls.RETRIEVAL, karma.karma, karma.karma_decoded, *controls.RANKING)
+
+
+def recipe_of(name: str) -> Run:
+    """The recipe of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    recipes = {recipe.__name__: recipe for recipe in RECIPES}
+    if name not in recipes:
+        raise ConfigError(f"there is no recipe {name!r}", fix=f"Choose one of: {', '.join(recipes)}.")
+    return recipes[name]()
