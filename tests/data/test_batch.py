@@ -7,13 +7,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from penchant.data.batch import SequenceBatches, SequenceDataConfig
-from penchant.data.split import load_split
+from penchant.data.batch import SequenceBatches, SequenceDataConfig, Unclicked
+from penchant.data.prepare import prepare
+from penchant.data.sources.table import from_tables
+from penchant.data.split import add_split, load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
 from tests.data.test_split import store_of
@@ -68,6 +72,40 @@ def test_little_is_padding(store: Store) -> None:
     batches = SequenceBatches(store, split, SequenceDataConfig(max_len=40, batch_targets=100), seed=0)
     masks = [batches.batch(s).mask for s in range(batches.steps_per_epoch)]
     assert sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks) > 0.85
+
+
+def test_what_was_shown_with_a_target_and_not_clicked_comes_along(tmp_path: Path) -> None:
+    day = 1_700_000_000
+    events = pa.table(
+        {
+            "user_id": ["u"] * 4,
+            "item_id": ["a", "b", "c", "d"],
+            "timestamp": [day, day + 10, day + 20, day + 30],
+            "request_id": ["r1", "r2", None, "r4"],
+        }
+    )
+    shown = {"r1": ("ax", "a"), "r2": ("xbyz", "b"), "r4": ("d", "d")}
+    rows = [(r, item, n + 1, int(item == it)) for r, (items, it) in shown.items() for n, item in enumerate(items)]
+    impressions = pa.table(
+        {
+            "user_id": ["u"] * len(rows),
+            "request_id": [row[0] for row in rows],
+            "item_id": [row[1] for row in rows],
+            "position": [row[2] for row in rows],
+            "label": [row[3] for row in rows],
+            "timestamp": [day + 10 * (int(row[0][1]) - 1) for row in rows],
+        }
+    )
+    store = prepare(from_tables(events, impressions=impressions), tmp_path / "store", console=Console(quiet=True))
+    ids = np.array(store.item_ids)
+    told = Unclicked(store, 2).of(np.array([[0, 1], [2, 3], [-1, 1]]))
+    assert [["".join(ids[one]) for one in row] for row in told] == [["x", "yz"], ["", ""], ["", "yz"]]
+    everything = np.arange(4)[:, None]
+    split = add_split(store, "whole", ("train", "valid"), np.array([[0, 0], [4, 4]]))
+    batch = SequenceBatches(store, split, SequenceDataConfig(shown=2), seed=0).batch(0)
+    assert batch.shown is not None
+    np.testing.assert_array_equal(batch.shown[0].numpy(), Unclicked(store, 2).of(everything)[1:, 0])
+    assert SequenceBatches(store, split, SequenceDataConfig(), seed=0).batch(0).shown is None
 
 
 def test_impossible_sizes_are_refused() -> None:

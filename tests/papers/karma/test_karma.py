@@ -51,7 +51,7 @@ def parts(store: Store, folder: Path, objective: KarmaObjectiveConfig = BOTH, **
     backbone = load_backbone(str(folder), num_layers=2, device="cpu")
     torch.manual_seed(1)
     model = build_karma(KarmaConfig(backbone=str(folder), width=8, **config), backbone, store, sizes_of(store))
-    words, head = (e.weight.detach() for e in (backbone.model.model.embed_tokens, backbone.model.lm_head))
+    words, head = backbone.model.model.embed_tokens.weight.detach(), backbone.model.lm_head.weight.detach()
     shares = torch.full((store.num_items + 1,), 1 / store.num_items)
     texts = read_texts(store, backbone, objective.max_words)
     return Parts(model, KarmaObjective(objective, texts, words, head, shares, warms_up=True), backbone)
@@ -65,8 +65,8 @@ def karma(market: Store, language_folder: Path) -> Parts:
 def batch_of(*rows: tuple[list[int], list[int]], shown: Tensor | None = None) -> SequenceBatch:
     """Histories and targets, right-padded."""
     width = max(len(history) for history, _ in rows)
-    padded = [[[*x, *[0] * (width - len(x))] for x in row] for row in rows]
-    return SequenceBatch(*(torch.tensor([row[i] for row in padded]) for i in (0, 1)), shown)
+    history, targets = ([[*row[i], *[0] * (width - len(row[i]))] for row in rows] for i in (0, 1))
+    return SequenceBatch(torch.tensor(history), torch.tensor(targets), shown)
 
 
 BATCH = batch_of(([1, 2, 3], [2, 3, 4]), ([5], [6]), ([7, 8], [8, 1]))
