@@ -137,7 +137,8 @@ def empty_body(architecture: str) -> Any:
 
     described = json.loads(architecture)
     # One word instead of a vocabulary, which is thrown away in the next line.
-    config = AutoConfig.for_model(**{**described, "vocab_size": 1, "pad_token_id": None})
+    without_words = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    config = AutoConfig.for_model(**{**described, **without_words})
     body = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     body.set_input_embeddings(nn.Identity())
     return body
