@@ -22,9 +22,13 @@ Flat = Annotated[T, tyro.conf.arg(name="")]
 """A nested dataclass whose fields are named on the command line without a prefix."""
 
 
-def parse(command: str, kind: Callable[..., T], args: Sequence[str]) -> T:
-    """The arguments as a `kind`. Ends the process with a message on a wrong one, or after `--help`."""
-    return tyro.cli(kind, prog=f"penchant {command}", args=args)
+def parse(command: str, kind: Callable[..., T], args: Sequence[str], says: str | None = None) -> T:
+    """The arguments as a `kind`. Ends the process with a message on a wrong one, or after `--help`.
+
+    Args:
+        says: what the help begins with; the `kind`'s own words if None.
+    """
+    return tyro.cli(kind, prog=f"penchant {command}", args=args, description=says)
 
 
 def parse_with_run(command: str, kind: type[T], run: R, args: Sequence[str]) -> tuple[T, R]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -64,16 +65,7 @@ counted and shown with their line; a prepare that is killed leaves no half of a 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Generic[S]):
-    """Turn raw logs and a catalogue into a Store: checked, sorted, hashed, with its splits.
-
-    $ penchant prepare movielens --path ml-100k --view liked --out stores/ml-100k
-    $ penchant prepare movielens --path ml-1m.zip --posters posters.zip --view liked --out stores/ml-1m-liked
-    $ penchant prepare amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out stores/beauty
-    $ penchant prepare kuairand --path KuaiRand-Pure --tab 1 --out stores/kuairand-pure
-    $ penchant prepare bazaar --size small --out stores/bazaar-small
-    $ penchant prepare table --events clicks.csv.gz --items catalogue.parquet --out stores/shop
-    $ penchant prepare table --events log.csv --columns user_id=customer timestamp=when --out stores/shop
-    """
+    """Turn raw logs and a catalogue into a Store: checked, sorted, hashed, with its splits."""
 
     source: Flat[S]
     out: Path
@@ -92,7 +84,8 @@ def prepare(args: Sequence[str]) -> None:
     module, _, kind = SOURCES[name][0].partition(":")
     source = import_module(module)
     options: Any = getattr(source, kind)
-    _prepare(source.read, parse(f"prepare {name}", Prepare[options], args[1:]))
+    says = f"{Prepare.__doc__}\n\n{cleandoc(options.__doc__)}"
+    _prepare(source.read, parse(f"prepare {name}", Prepare[options], args[1:], says))
 
 
 def _prepare(read: Callable[[S, str], Raw], chosen: Prepare[S]) -> None:
