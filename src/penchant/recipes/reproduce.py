@@ -97,7 +97,7 @@ def beauty() -> ResultTable:
         ("popularity", controls.popularity(), 0.5, 1),
         ("markov", controls.markov(), 0.5, 1),
         ("item-knn", controls.item_knn(), 0.5, 1),
-        ("sasrec", controls.sasrec_beauty(), 12.0, 9),
+        ("sasrec", controls.sasrec_beauty(), 16.0, 10),
     )
     rows = tuple(
         Row(name=name, run=run, data="beauty", split="loo", minutes=minutes, trials=trials)
