@@ -111,6 +111,8 @@ FORMATS: dict[str, tuple[bytes, Callable[[bytes], range]]] = {
 }
 """Name -> a whole file, and how many rows a damaged one may have."""
 
+BINARY = ("x.csv.gz", "x.parquet", "x.arrow")
+
 
 def damage(content: bytes, random: Random) -> bytes:
     """One to four times: bits turned over, a cut, a piece or a line left out, doubled, or put in."""
@@ -177,4 +179,5 @@ def test_damaged_files_lose_no_row_in_silence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_thousands_of_damaged_files_lose_no_row_in_silence(seed: int, tmp_path: Path) -> None:
     kept = rounds(seed, 500, tmp_path)
-    assert all(count > 3 for name, count in kept.items() if name != "x.csv.gz"), kept
+    # A binary file seldom survives; of lines of text most do, so that some must.
+    assert all(count > 3 for name, count in kept.items() if name not in BINARY), kept
