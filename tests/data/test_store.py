@@ -38,6 +38,12 @@ def test_arrays_say_what_the_tables_say(store: Store) -> None:
     assert store.user_ids[0] == ""
 
 
+def test_queries_are_told_by_their_number(searched: Store) -> None:
+    told = {row["query"]: row["text"] for row in searched.table("queries").to_pylist()}
+    assert searched.query_texts == ["", *(told[q] for q in range(1, searched.num_queries + 1))]
+    assert len(searched.query_texts) > 10
+
+
 def test_the_same_content_has_the_same_fingerprint(store: Store, tmp_path: Path) -> None:
     assert make_store(tmp_path / "a").fingerprint == store.fingerprint
     assert make_store(tmp_path / "b", seed=1).fingerprint != store.fingerprint

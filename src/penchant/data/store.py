@@ -159,6 +159,11 @@ class Store:
         return self.manifest["counts"]["categories"]
 
     @property
+    def num_queries(self) -> int:
+        """Distinct queries are 1..num_queries; 0 where nobody searched."""
+        return self.manifest["counts"]["queries"]
+
+    @property
     def has_time(self) -> bool:
         """False where the source knows an order but no absolute time: only the `loo` split is possible."""
         return self.manifest["has_time"]
@@ -234,6 +239,11 @@ class Store:
     def user_ids(self) -> list[str]:
         """The shop's id of each user; entry 0 (anonymous) is the empty string."""
         return ["", *self.table("users", ["user_id"])["user_id"].to_pylist()]
+
+    @cached_property
+    def query_texts(self) -> list[str]:
+        """The text of each query; entry 0 (none) is the empty string."""
+        return ["", *self.table("queries", ["text"])["text"].to_pylist()]
 
     @cached_property
     def event_user(self) -> np.ndarray:

@@ -185,7 +185,7 @@ def targets_of(store: Store, split: Split, events: Int[np.ndarray, " T"]) -> dic
     """What a `RetrievalResult` says of its targets, and the training counts its slices need."""
     users = np.searchsorted(store.user_indptr, events, side="right") - 1
     train = split.events("train")
-    query_counts = np.bincount(store.event_query[train], minlength=store.manifest["counts"]["queries"] + 1)
+    query_counts = np.bincount(store.event_query[train], minlength=store.num_queries + 1)
     return {
         "users": users,
         "items": np.asarray(store.event_item[events]),
