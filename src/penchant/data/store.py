@@ -92,6 +92,19 @@ class ContentVectors:
     present: np.ndarray
     fingerprint: str
 
+    def standardised(self) -> np.ndarray:
+        """float32 [I+1, D]: mean 0 and variance 1 in each dimension over the items that have content.
+
+        The others stay zero, and so does a dimension in which all are alike.
+        """
+        known = self.values[self.present].astype(np.float32)
+        count = max(len(known), 1)
+        known -= known.sum(0, dtype=np.float64) / count
+        spread = np.sqrt(np.einsum("nd,nd->d", known, known) / count)
+        out = np.zeros(self.values.shape, np.float32)
+        out[self.present] = known / np.where(spread > 0, spread, 1)
+        return out
+
 
 class Store:
     """A prepared data set. Opening one reads the manifest alone; arrays are mapped when first asked for.
