@@ -86,11 +86,14 @@ class ContentVectors:
         values: float16 [I+1, D]; row 0 and rows of items without content are zero.
         present: bool [I+1]; False where an item has no such content.
         fingerprint: hash of encoder and content.
+        encoder, encoder_fingerprint: which encoder made them: its name, and the hash of its weights and settings.
     """
 
     values: np.ndarray
     present: np.ndarray
     fingerprint: str
+    encoder: str
+    encoder_fingerprint: str
 
     def standardised(self) -> np.ndarray:
         """float32 [I+1, D]: mean 0 and variance 1 in each dimension over the items that have content.
@@ -280,7 +283,8 @@ class Store:
         manifest = json.loads((folder / MANIFEST).read_text())
         values = np.load(folder / "values.npy", mmap_mode="r")
         present = np.load(folder / "present.npy")
-        return ContentVectors(values, present, manifest["fingerprint"])
+        made_by = manifest.get("encoder", ""), manifest.get("encoder_fingerprint", "")
+        return ContentVectors(values, present, manifest["fingerprint"], *made_by)
 
     def verify(self) -> None:
         """Read every file and compare its hash with the manifest's.
