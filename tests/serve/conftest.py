@@ -15,9 +15,11 @@ from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.funnel.features import Features
+from penchant.funnel.fusion import Fusion
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, save_settings
 from penchant.funnel.prerank import LightTwoTower
 from penchant.funnel.retrieve import retriever
+from penchant.funnel.similarity import similarities
 from penchant.models import Sizes, save_model
 from penchant.serve.bundle import Bundle
 from penchant.serve.export import export
@@ -59,7 +61,7 @@ def make_run(store: Store, folder: Path, settings: FunnelSettings = SETTINGS) ->
         model.fit_inputs(features, [inputs])
         save_model(model, folder / stage)
         features.save(folder / stage)
-    save_settings(settings, folder, split)
+    save_settings(settings, folder, split, Fusion(similarities(funnel.retrievers)["sasrec"], 0.5, ((0.5, 0.9),)))
     return folder
 
 
