@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,8 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import Sizes, save_model
-from tests.funnel.test_features import NUM_ITEMS, candidates_of, requests_of
-from tests.funnel.test_similarity import Summed, some_similarity
+from tests.funnel.embedders import Summed
+from tests.funnel.test_features import NUM_ITEMS, candidates_of, requests_of, some_similarity
 
 REQUESTS = requests_of([[1, 2, 3], [4]], [[9, 5, 2], [1]])
 
@@ -65,8 +64,7 @@ def test_the_fused_score_is_a_sum_of_z_scores_of_real_candidates(weight: float) 
 
 def test_a_weight_of_0_is_the_pre_ranker_alone_and_asks_nobody() -> None:
     model = Summed()
-    similar = replace(some_similarity(), model=model)
-    assert Fusion(similar, 0.0).score(REQUESTS, CANDIDATES) is CANDIDATES
+    assert Fusion(model.similarity(), 0.0).score(REQUESTS, CANDIDATES) is CANDIDATES
     assert not model.asked
 
 

@@ -11,35 +11,10 @@ from penchant.baselines.retrieval.popularity import Popularity
 from penchant.data.history import Requests
 from penchant.funnel import similarity
 from penchant.funnel.retrieve import retriever
-from penchant.funnel.similarity import Similarity, similarities
+from penchant.funnel.similarity import similarities
 from penchant.models import Sizes
-from tests.funnel.test_features import NUM_ITEMS, requests_of
-
-
-class Summed:
-    """The user is the sum of the history's vectors; counts how often it is asked, and for how many."""
-
-    num_items = NUM_ITEMS
-
-    def __init__(self, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.table = torch.randn(NUM_ITEMS + 1, 6, generator=generator)
-        self.table[0] = torch.nan  # padding: nobody may read it
-        self.table[5] = 0.0
-        self.asked: list[int] = []
-
-    def user_vectors(self, requests: Requests) -> Tensor:
-        self.asked.append(len(requests))
-        return torch.where(requests.history[..., None] > 0, self.table[requests.history], 0.0).sum(1)
-
-    def item_vectors(self) -> Tensor:
-        return self.table
-
-
-def some_similarity(seed: int = 0) -> Similarity:
-    model = Summed(seed)
-    return Similarity("summed", model, model.item_vectors())
-
+from tests.funnel.embedders import Summed
+from tests.funnel.test_features import requests_of
 
 HISTORIES = [[1, 2, 3, 4, 5, 6, 7], [], [5], [8, 8, 2]]
 REQUESTS = requests_of(HISTORIES, [list(range(len(h), 0, -1)) for h in HISTORIES])
@@ -55,7 +30,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("block", [1, 2**20])
 def test_numbers_are_those_of_a_plain_loop(recent: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(similarity, "BLOCK", block)
-    similar = some_similarity()
+    similar = Summed().similarity()
     cosines, scores = similar.cosines(REQUESTS, ITEMS, recent), similar.scores(REQUESTS, ITEMS)
     table = similar.vectors
     for b, history in enumerate(HISTORIES):
@@ -70,15 +45,15 @@ def test_numbers_are_those_of_a_plain_loop(recent: int, block: int, monkeypatch:
 
 
 def test_a_request_has_the_same_vector_to_the_last_bit_alone_and_in_a_batch() -> None:
-    together = some_similarity().user_vectors(REQUESTS)
+    together = Summed().similarity().user_vectors(REQUESTS)
     for b, history in enumerate(HISTORIES):
         alone = requests_of([history], [list(range(len(history), 0, -1))])
-        assert torch.equal(some_similarity().user_vectors(alone)[0], together[b])
+        assert torch.equal(Summed().similarity().user_vectors(alone)[0], together[b])
 
 
 def test_each_request_is_read_once_and_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Summed()
-    similar = Similarity("summed", model, model.item_vectors())
+    similar = model.similarity()
     first = similar.user_vectors(REQUESTS.rows(slice(0, 2)))
     similar.scores(REQUESTS, ITEMS)
     assert model.asked == [1] * 4
@@ -87,14 +62,14 @@ def test_each_request_is_read_once_and_by_itself(monkeypatch: pytest.MonkeyPatch
     similar.user_vectors(later)
     assert model.asked == [1] * 8, "another moment may be another vector"
     monkeypatch.setattr(similarity, "REMEMBERED", 3)
-    bounded = Similarity("summed", model, model.item_vectors())
+    bounded = model.similarity()
     for _ in range(3):
         assert torch.equal(bounded.user_vectors(REQUESTS)[:2], first)
         assert len(bounded._known) <= 3
 
 
 def test_no_request_and_no_candidate_are_no_special_cases() -> None:
-    similar = some_similarity()
+    similar = Summed().similarity()
     for requests, items in ((REQUESTS, ITEMS[:, :0]), (requests_of([], []), ITEMS[:0])):
         assert similar.cosines(requests, items, 10).shape == (*items.shape, 3)
         assert similar.scores(requests, items).shape == items.shape

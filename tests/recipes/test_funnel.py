@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from penchant.errors import ConfigError, RunError
 from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.fusion import WEIGHTS
 from penchant.funnel.pipeline import Funnel, load_funnel
+from penchant.funnel.rank import ModelScorer
 from penchant.recipes import funnel as recipe
 from penchant.recipes.runs import CountRun
 from penchant.training.candidates import CandidateArrays
@@ -49,11 +51,12 @@ def trained(market: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[re
 def fused(
     market: Store, trained: tuple[recipe.TrainedFunnel, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Funnel, Path]:
-    """The same channels and pre-ranker, its scores fused with SASRec's."""
+    """The same channels and pre-ranker, its scores fused with SASRec's, whose similarities the ranker reads."""
     out = tmp_path_factory.mktemp("fused-run") / "run"
     for part in ("channels", "prerank", "candidates/rank", "candidates/valid"):
         shutil.copytree(trained[1] / part, out / part)
-    return recipe.train_funnel(replace(small(), fuse="sasrec"), market, load_split(market, "funnel"), out), out
+    run = replace(small(), fuse="sasrec", features_from="sasrec")
+    return recipe.train_funnel(run, market, load_split(market, "funnel"), out), out
 
 
 def test_report_is_written_and_reads_back(trained: tuple[recipe.TrainedFunnel, Path]) -> None:
@@ -168,9 +171,18 @@ def test_ranker_learns_from_lists_that_were_fused(
     assert not np.array_equal(plain.items, other.items)
 
 
+@pytest.mark.parametrize("field", ["fuse", "features_from"])
 @pytest.mark.parametrize("name", ["missing", "popularity"])
-def test_fusing_a_channel_that_is_not_there_or_counts_is_refused(name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"fuse: '{name}' .*'popularity'\]. Choose one of those with vectors: sasrec"
-    ):
-        replace(small(), fuse=name)
+def test_vectors_of_a_channel_that_is_not_there_or_counts_are_refused(field: Any, name: str) -> None:
+    message = rf"{field}: '{name}' .*'popularity'\]. Choose one of those with vectors: sasrec"
+    with pytest.raises(ConfigError, match=message):
+        replace(small(), **{field: name})
+
+
+def test_only_the_ranker_reads_similarities(fused: tuple[Funnel, Path]) -> None:
+    loaded = load_funnel(fused[1])
+    assert isinstance(loaded.prerank, ModelScorer)
+    assert isinstance(loaded.rank, ModelScorer)
+    assert loaded.prerank.features.similarity is None
+    assert loaded.rank.features.similarity is not None
+    assert loaded.rank.features.similarity.model is loaded.retrievers[0].model, "the channel's own, not a second one"  # pyright: ignore[reportAttributeAccessIssue]

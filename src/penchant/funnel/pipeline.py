@@ -353,11 +353,11 @@ def load_funnel(folder: Path) -> Funnel:
         retriever(c.name, load_model(folder / "channels" / c.name), exclude_seen=settings.exclude_seen)
         for c in settings.channels
     ]
-    prerank, rank = folder / "prerank", folder / "rank"
+    prerank, rank, known = folder / "prerank", folder / "rank", similarities(retrievers)
     return Funnel(
         retrievers,
-        ModelScorer.load(prerank) if prerank.is_dir() else None,
-        ModelScorer.load(rank) if rank.is_dir() else None,
+        ModelScorer.load(prerank, known) if prerank.is_dir() else None,
+        ModelScorer.load(rank, known) if rank.is_dir() else None,
         settings,
-        _load_fusion(folder, similarities(retrievers)),
+        _load_fusion(folder, known),
     )

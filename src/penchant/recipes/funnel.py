@@ -85,6 +85,8 @@ class FunnelRun:
     """Actions of a history that pre-ranker and ranker see."""
     fuse: str | None = None
     """The channel of vectors whose scores are fused with the pre-ranker's; None fuses nothing."""
+    features_from: str | None = None
+    """The channel of vectors whose similarities are features of the ranker; None = it has none."""
     rank_targets: int = 30_000
     """Clicks of the rank window they learn from, at most; drawn by the seed."""
     valid_targets: int = 3_000
@@ -96,10 +98,11 @@ class FunnelRun:
 
     def __post_init__(self) -> None:
         with_vectors = [c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun)]
-        if self.fuse is not None and self.fuse not in with_vectors:
-            what = f"{self.fuse!r} is no channel of vectors, the channels are {[c.name for c in self.channels]}"
-            fix = f"Choose one of those with vectors: {', '.join(with_vectors) or 'there is none'}."
-            raise ConfigError(what, where="fuse", fix=fix)
+        for where, name in (("fuse", self.fuse), ("features_from", self.features_from)):
+            if name is not None and name not in with_vectors:
+                what = f"{name!r} is no channel of vectors, the channels are {[c.name for c in self.channels]}"
+                fix = f"Choose one of those with vectors: {', '.join(with_vectors) or 'there is none'}."
+                raise ConfigError(what, where=where, fix=fix)
 
 
 def _train(epochs: float, metric: str) -> TrainConfig:
@@ -191,6 +194,7 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     console.print("[bold]Ranker")
     kept = _scored((prerank, fusion), choose, store, run, run.settings.preranked_size)
     seen = _preranked_by_halves(run, store, features, learn, choose, fusion, out)
+    features = replace(features, similarity=similar[run.features_from] if run.features_from else None)
     rank = ModelScorer(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
     save_settings(run.settings, out, split, fusion)
     return Funnel(sources, prerank, rank, run.settings, fusion)
