@@ -368,7 +368,8 @@ def judge_funnel(
             seed=seed,
             synthetic=bool(store.manifest.get("synthetic", False)),
             versions=versions_here(),
-            config={k: str(v) for k, v in config.items()},
+            config={k: str(v) for k, v in config.items()}
+            | ({"fuse.weight": f"{funnel.fusion.weight:g}"} if funnel.fusion else {}),
         )
     )
     write_text(out / "report.json", report.to_json())
