@@ -181,6 +181,7 @@ def test_a_new_user_keeps_the_merged_order_and_given_items_are_fused_too() -> No
     funnel = small_funnel(5.0)
     trace = funnel.run(new)
     assert torch.equal(trace.preranked.items[0], trace.merged.items[0, :4])
+    assert torch.equal(trace.preranked.scores[0], trace.merged.scores[0, :4])
     items = torch.tensor([[2, 12, 7, 0], [2, 12, 7, 0]])
     ordered = funnel.order(new, items)
     assert ordered.items[0].tolist() == [2, 12, 7, 0]

@@ -171,6 +171,16 @@ def test_ranker_learns_from_lists_that_were_fused(
     assert not np.array_equal(plain.items, other.items)
 
 
+def test_ranker_is_chosen_by_the_fused_lists_it_serves(market: Store, fused: tuple[Funnel, Path]) -> None:
+    events = CandidateArrays.load(fused[1] / "candidates" / "valid").events
+    requests = requests_before_events(market, events, small().settings.max_history)
+    hit = fused[0].run(requests).ranked.items[:, :10].numpy() == market.event_item[events][:, None]
+    ndcg = (hit / np.log2(np.arange(2, 12))).sum(1).mean()
+    lines = (fused[1] / "rank" / "metrics.jsonl").read_text().splitlines()
+    reached = [line["valid/ndcg"] for line in map(json.loads, lines) if "valid/ndcg" in line]
+    assert max(reached) == pytest.approx(ndcg, abs=1e-6)
+
+
 @pytest.mark.parametrize("field", ["fuse", "features_from"])
 @pytest.mark.parametrize("name", ["missing", "popularity"])
 def test_vectors_of_a_channel_that_is_not_there_or_counts_are_refused(field: Any, name: str) -> None:

@@ -23,7 +23,7 @@ BLOCK = 2**20
 """Floats of gathered vectors, and of cosines, held at once: 4 MB each, or one request's where that is more."""
 
 REMEMBERED = 2**16
-"""Requests whose vectors are kept: 32 MB at a width of 128, and as much for the keys; then all are forgotten."""
+"""Requests whose vectors are kept, some 60 MB at a width of 128; one more, and all are forgotten."""
 
 
 @dataclass(frozen=True)
