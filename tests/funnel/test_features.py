@@ -19,17 +19,25 @@ from penchant.data.split import define_splits, load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.errors import RunError
-from penchant.funnel.features import RECENT, REQUEST_FEATURES, Features, FeatureScale, RankInputs
+from penchant.funnel.features import RECENT, REQUEST_FEATURES, SIMILARITY_FEATURES, Features, FeatureScale, RankInputs
+from penchant.funnel.similarity import Similarity
 from penchant.funnel.stages import Candidates
+from tests.funnel.embedders import Summed
 
 HOUR = 3_600_000
 NUM_ITEMS = 12
 
 
-def some_features(channels: tuple[str, ...] = ("a", "b"), max_len: int = 50) -> Features:
+def some_features(
+    channels: tuple[str, ...] = ("a", "b"), max_len: int = 50, similarity: Similarity | None = None
+) -> Features:
     """Twelve items in categories 0 (none) to 3, item i clicked i times."""
     items = torch.arange(NUM_ITEMS + 1)
-    return Features(torch.log1p(items.float()), items % 4, channels, max_len, "made up")
+    return Features(torch.log1p(items.float()), items % 4, channels, max_len, "made up", similarity)
+
+
+def some_similarity(num_items: int = NUM_ITEMS) -> Similarity:
+    return Summed(num_items).similarity()
 
 
 def requests_of(histories: list[list[int]], hours_ago: list[list[int]], now: int = 10_000 * HOUR) -> Requests:
@@ -60,6 +68,11 @@ def candidates_of(items: list[list[int]], channels: tuple[str, ...] = ("a", "b")
     )
 
 
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / length if length else 0.0
+
+
 def expected_row(features: Features, requests: Requests, candidates: Candidates, b: int, k: int) -> list[float]:
     """One pair's features, one by one."""
     item = int(candidates.items[b, k])
@@ -79,6 +92,11 @@ def expected_row(features: Features, requests: Requests, candidates: Candidates,
         float(bool(seen)),
         np.log1p((now - max(seen)) / HOUR) if seen else 0.0,
     ]
+    if features.similarity is not None:
+        vectors = features.similarity.vectors.double().numpy()
+        each = [cosine(vectors[item], vectors[h]) for h in history] or [0.0]
+        user = vectors[history].sum(0) if history else np.zeros(vectors.shape[1])
+        row += [max(each), float(np.mean(each)), max(each[-RECENT:]), float(user @ vectors[item])]
     count = 0
     for name in features.channels:
         c = candidates.channels.index(name)
@@ -90,8 +108,8 @@ def expected_row(features: Features, requests: Requests, candidates: Candidates,
 
 
 @settings(deadline=None, max_examples=25)
-@given(data=st.data(), max_len=st.sampled_from([3, 50]))
-def test_features_are_what_their_names_say(data: st.DataObject, max_len: int) -> None:
+@given(data=st.data(), max_len=st.sampled_from([3, 50]), similar=st.booleans())
+def test_features_are_what_their_names_say(data: st.DataObject, max_len: int, similar: bool) -> None:
     lengths = data.draw(st.lists(st.integers(0, 15), min_size=1, max_size=4))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     requests = requests_of(
@@ -100,7 +118,7 @@ def test_features_are_what_their_names_say(data: st.DataObject, max_len: int) ->
     )
     items = [rng.permutation(NUM_ITEMS)[:5].tolist() for _ in lengths]  # 0 = an empty slot now and then
     candidates = candidates_of(items, seed=int(rng.integers(1000)))
-    features = some_features(max_len=max_len)
+    features = some_features(max_len=max_len, similarity=some_similarity() if similar else None)
     got = features(requests, candidates)
     assert got.features.shape == (len(lengths), 5, len(features.names))
     for b in range(len(lengths)):
@@ -120,7 +138,10 @@ def test_request_features_come_first_and_are_the_same_for_every_candidate() -> N
 
 def test_one_request_alone_gets_the_features_it_gets_in_a_batch(store: Store) -> None:
     split = load_split(store, "funnel")
-    features = Features.fit(store, split, channels=("a", "b"), max_len=7)
+    similarity = some_similarity(store.num_items)
+    features = Features.fit(store, split, channels=("a", "b"), max_len=7, similarity=similarity)
+    similar = torch.tensor([name.startswith("summed:") for name in features.names])
+    assert int(similar.sum()) == len(SIMILARITY_FEATURES)
     events = split.targets("test")[::17]
     items = np.random.default_rng(0).integers(1, store.num_items + 1, (len(events), 9))
     candidates = candidates_of(items.tolist())
@@ -135,7 +156,9 @@ def test_one_request_alone_gets_the_features_it_gets_in_a_batch(store: Store) ->
             candidates.channel_scores[row],
         )
         alone = features(requests_before_events(store, np.array([event]), 40), one)
-        assert torch.equal(alone.features[0], batch.features[b])
+        assert torch.equal(alone.features[0][:, ~similar], batch.features[b][:, ~similar])
+        # A product of another shape rounds differently: the same number but for that.
+        torch.testing.assert_close(alone.features[0], batch.features[b], rtol=1e-5, atol=1e-6)
         length = int(alone.requests.lengths[0])
         assert length <= 7
         assert torch.equal(alone.requests.history[0], batch.requests.history[b, :length])
@@ -155,16 +178,18 @@ def test_channels_are_matched_by_name_and_a_missing_one_is_refused() -> None:
         features(requests, candidates_of([[3]], channels=("a",)))
 
 
-def test_impressions_get_the_same_features_less_the_channels() -> None:
-    with_channels, without = some_features(), some_features(channels=())
+@pytest.mark.parametrize("similarity", [None, some_similarity()])
+def test_impressions_get_the_same_features_less_the_channels(similarity: Similarity | None) -> None:
+    with_channels, without = some_features(similarity=similarity), some_features((), similarity=similarity)
     requests, candidates = requests_of([[1, 5], [2]], [[5, 2], [1]]), candidates_of([[1, 6], [2, 0]])
     plain = without.of_items(requests, candidates.items)
     assert without.names == with_channels.names[: len(without.names)]
     assert torch.equal(plain.features, with_channels(requests, candidates).features[..., : len(without.names)])
 
 
-def test_no_history_at_all_and_no_candidates_are_no_special_cases() -> None:
-    features = some_features()
+@pytest.mark.parametrize("similarity", [None, some_similarity()])
+def test_no_history_at_all_and_no_candidates_are_no_special_cases(similarity: Similarity | None) -> None:
+    features = some_features(similarity=similarity)
     inputs = features(requests_of([[], []], [[], []]), candidates_of([[1, 2], [3, 0]]))
     assert inputs.requests.history.shape == (2, 0)
     assert torch.isfinite(inputs.features).all()
@@ -207,9 +232,11 @@ def test_popularity_agrees_with_the_window_it_was_counted_in(store: Store) -> No
 
 
 def test_saved_features_are_loaded_without_a_store(store: Store, tmp_path: Path) -> None:
-    features = Features.fit(store, load_split(store, "funnel"), channels=("a", "b"), max_len=9)
+    similarity = some_similarity(store.num_items)
+    split = load_split(store, "funnel")
+    features = Features.fit(store, split, channels=("a", "b"), max_len=9, similarity=similarity)
     features.save(tmp_path)
-    loaded = Features.load(tmp_path)
+    loaded = Features.load(tmp_path, {"summed": similarity})
     requests, candidates = requests_of([[1, 2, 3]], [[3, 2, 1]]), candidates_of([[4, 5, 1]])
     assert torch.equal(loaded(requests, candidates).features, features(requests, candidates).features)
     assert (loaded.channels, loaded.max_len, loaded.fitted_on) == (("a", "b"), 9, features.fitted_on)
@@ -222,6 +249,11 @@ def test_missing_damaged_or_other_features_are_refused_by_name(tmp_path: Path) -
     saved = json.loads((tmp_path / "features.json").read_text())
     (tmp_path / "features.json").write_text(json.dumps({**saved, "names": ["log_price"]}))
     with pytest.raises(RunError, match="log_price were saved"):
+        Features.load(tmp_path)
+    some_features(similarity=some_similarity()).save(tmp_path)
+    with pytest.raises(
+        RunError, match=r"features\.json: features need the vectors of 'summed', there are those of \[\]"
+    ):
         Features.load(tmp_path)
     some_features().save(tmp_path)
     (tmp_path / "features.safetensors").write_bytes(b"cut")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,9 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError
 from penchant.evaluation.funnel.report import FunnelReport
-from penchant.funnel.pipeline import load_funnel
+from penchant.funnel.fusion import WEIGHTS
+from penchant.funnel.pipeline import Funnel, load_funnel
+from penchant.funnel.rank import ModelScorer
 from penchant.recipes import funnel as recipe
 from penchant.recipes.runs import CountRun
 from penchant.training.candidates import CandidateArrays
@@ -40,6 +45,18 @@ def trained(market: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[re
     funnel = recipe.train_funnel(small(), market, split, out)
     report = recipe.judge_funnel(funnel, market, split, out, config={"a.b": 1})
     return recipe.TrainedFunnel(funnel, market, report), out
+
+
+@pytest.fixture(scope="module")
+def fused(
+    market: Store, trained: tuple[recipe.TrainedFunnel, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Funnel, Path]:
+    """The same channels and pre-ranker, its scores fused with SASRec's, whose similarities the ranker reads."""
+    out = tmp_path_factory.mktemp("fused-run") / "run"
+    for part in ("channels", "prerank", "candidates/rank", "candidates/valid"):
+        shutil.copytree(trained[1] / part, out / part)
+    run = replace(small(), fuse="sasrec", features_from="sasrec")
+    return recipe.train_funnel(run, market, load_split(market, "funnel"), out), out
 
 
 def test_report_is_written_and_reads_back(trained: tuple[recipe.TrainedFunnel, Path]) -> None:
@@ -116,3 +133,66 @@ def test_no_list_was_cut_by_a_pre_ranker_that_had_seen_its_click(
         cut = CandidateArrays.load(trained[1] / "candidates" / f"preranked-{name}")
         assert (market.event_user[cut.events] % 2 == parity).all()
         assert cut.items.shape[1] <= 20
+
+
+def test_fusion_keeps_at_least_what_the_pre_ranker_kept_on_validation(
+    market: Store, trained: tuple[recipe.TrainedFunnel, Path], fused: tuple[Funnel, Path]
+) -> None:
+    fusion = fused[0].fusion
+    assert fusion is not None
+    tried = dict(fusion.tried)
+    assert tuple(tried) == WEIGHTS
+    assert tried[fusion.weight] == max(tried.values()) >= tried[0.0]
+    lines = (trained[1] / "prerank" / "metrics.jsonl").read_text().splitlines()
+    reached = [line["valid/hr"] for line in map(json.loads, lines) if "valid/hr" in line]
+    assert tried[0.0] == pytest.approx(max(reached)), "the pre-ranker's own metric"
+    events = CandidateArrays.load(fused[1] / "candidates" / "valid").events
+    requests = requests_before_events(market, events, small().settings.max_history)
+    kept = fused[0].run(requests).preranked.items.numpy() == market.event_item[events][:, None]
+    assert kept.any(1).mean() == pytest.approx(tried[fusion.weight])
+
+
+def test_loaded_funnel_fuses_as_the_trained_one(market: Store, fused: tuple[Funnel, Path]) -> None:
+    events = load_split(market, "funnel").targets("test")[:20]
+    requests = requests_before_events(market, events, 50)
+    ours, loaded = fused[0].run(requests), load_funnel(fused[1]).run(requests)
+    assert loaded.unfused is not None
+    assert torch.equal(ours.preranked.items, loaded.preranked.items)
+    assert torch.equal(ours.ranked.items, loaded.ranked.items)
+
+
+def test_ranker_learns_from_lists_that_were_fused(
+    trained: tuple[recipe.TrainedFunnel, Path], fused: tuple[Funnel, Path]
+) -> None:
+    assert fused[0].fusion is not None
+    assert fused[0].fusion.weight > 0, "else this test says nothing"
+    plain, other = (CandidateArrays.load(out / "candidates" / "preranked-odd") for out in (trained[1], fused[1]))
+    assert np.array_equal(plain.events, other.events)
+    assert not np.array_equal(plain.items, other.items)
+
+
+def test_ranker_is_chosen_by_the_fused_lists_it_serves(market: Store, fused: tuple[Funnel, Path]) -> None:
+    events = CandidateArrays.load(fused[1] / "candidates" / "valid").events
+    requests = requests_before_events(market, events, small().settings.max_history)
+    hit = fused[0].run(requests).ranked.items[:, :10].numpy() == market.event_item[events][:, None]
+    ndcg = (hit / np.log2(np.arange(2, 12))).sum(1).mean()
+    lines = (fused[1] / "rank" / "metrics.jsonl").read_text().splitlines()
+    reached = [line["valid/ndcg"] for line in map(json.loads, lines) if "valid/ndcg" in line]
+    assert max(reached) == pytest.approx(ndcg, abs=1e-6)
+
+
+@pytest.mark.parametrize("field", ["fuse", "features_from"])
+@pytest.mark.parametrize("name", ["missing", "popularity"])
+def test_vectors_of_a_channel_that_is_not_there_or_counts_are_refused(field: Any, name: str) -> None:
+    message = rf"{field}: '{name}' .*'popularity'\]. Choose one of those with vectors: sasrec"
+    with pytest.raises(ConfigError, match=message):
+        replace(small(), **{field: name})
+
+
+def test_only_the_ranker_reads_similarities(fused: tuple[Funnel, Path]) -> None:
+    loaded = load_funnel(fused[1])
+    assert isinstance(loaded.prerank, ModelScorer)
+    assert isinstance(loaded.rank, ModelScorer)
+    assert loaded.prerank.features.similarity is None
+    assert loaded.rank.features.similarity is not None
+    assert loaded.rank.features.similarity.model is loaded.retrievers[0].model, "the channel's own, not a second one"  # pyright: ignore[reportAttributeAccessIssue]

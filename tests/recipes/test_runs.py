@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from penchant.data.output import alone
-from penchant.data.split import load_split
+from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError
+from penchant.evaluation.metrics import auc
 from penchant.evaluation.protocol import evaluate_retrieval
-from penchant.funnel.features import Features
-from penchant.recipes import controls
+from penchant.funnel.features import SIMILARITY_FEATURES, Features
+from penchant.funnel.retrieve import retriever
+from penchant.funnel.similarity import similarities
+from penchant.recipes import controls, runs
 from penchant.recipes.judge import judge_run, metrics_table
 from penchant.recipes.named import recipe_of
-from penchant.recipes.runs import CountRun, Run, SequenceRun, flat, load_run, train_run
+from penchant.recipes.runs import CountRun, Run, SequenceRun, flat, load_features, load_run, train_run
+from penchant.training.impressions import ImpressionBatches
 from tests.factories import make_store
 
 
@@ -136,3 +142,105 @@ def test_ranker_sees_no_statistic_of_the_clicks_it_learns_from(store: Store, tmp
 
 def test_settings_are_shown_flat() -> None:
     assert flat({"a": [{"b": 1}, {"b": [2, 3]}], "c": "x"}) == {"a.0.b": 1, "a.1.b": [2, 3], "c": "x"}
+
+
+def by_heart() -> Run:
+    """A model that learns its window by heart; validation, which would stop it, is asked once."""
+    run = controls.gru4rec()
+    optim = replace(run.train.optim, lr=5e-3)
+    train = replace(run.train, epochs=30.0, evaluate_every=30.0, tensorboard=False, device="cpu", optim=optim)
+    return replace(run, model=replace(run.model, dropout=0.0), data=replace(run.data, batch_targets=400), train=train)
+
+
+@pytest.fixture(scope="module")
+def sources(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two retrieval runs: one that learned before the window `rank` of the funnel's split, and one that saw it."""
+    out = tmp_path_factory.mktemp("sources")
+    for split in ("funnel", "temporal-successive"):
+        train_run(by_heart(), store, load_split(store, split), out / split)
+    return out
+
+
+def test_ranker_reads_similarities_of_a_finished_run_and_keeps_its_model(
+    store: Store, sources: Path, tmp_path: Path
+) -> None:
+    split = load_split(store, "funnel")
+    source = tmp_path / "source"
+    shutil.copytree(sources / "funnel", source)
+    run = short(replace(controls.din(), features_from=source), 0.5)
+    train_run(run, store, split, tmp_path / "run")
+    vectors = load_run(source, device="cpu").model.item_vectors()
+    shutil.rmtree(source)  # the ranker's folder is whole without it
+    features = load_features(tmp_path / "run")
+    assert features.similarity is not None
+    assert torch.equal(features.similarity.vectors, vectors)
+    assert features.names[-len(SIMILARITY_FEATURES) :] == tuple(f"gru4rec:{name}" for name in SIMILARITY_FEATURES)
+    loaded = load_run(tmp_path / "run", device="cpu")
+    assert loaded.model.sizes.num_features == len(features.names)
+    assert 0 < judge_run(loaded, tmp_path / "run").metrics()["AUC"] <= 1
+
+
+@pytest.mark.parametrize(("split", "window"), [("funnel", "rank"), ("temporal-successive", "train")])
+def test_ranker_learns_from_the_window_for_rankers_where_there_is_one(
+    store: Store, tmp_path: Path, split: str, window: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = []
+
+    def batches(store: Store, split: Split, window: str, *args: Any, **options: Any) -> ImpressionBatches:
+        learned.append(window)
+        return ImpressionBatches(store, split, window, *args, **options)
+
+    monkeypatch.setattr(runs, "ImpressionBatches", batches)
+    train_run(short(controls.din(), 0.2), store, load_split(store, split), tmp_path)
+    assert learned == [window]
+    counts = load_split(store, split).item_counts(store, "train")
+    popularity = load_features(tmp_path).log_popularity.numpy()
+    np.testing.assert_allclose(popularity, np.log1p(counts) if window == "rank" else 0, rtol=1e-6)
+
+
+def test_source_that_saw_what_the_ranker_learns_from_is_refused(store: Store, sources: Path, tmp_path: Path) -> None:
+    split = load_split(store, "funnel")
+    events = len(split.events("rank"))
+    run = short(replace(controls.din(), features_from=sources / "temporal-successive"))
+    with pytest.raises(RunError, match=f"temporal-successive: .*it has seen {events} of the {events} events of window"):
+        train_run(run, store, split, tmp_path / "a")
+    run = short(replace(controls.din(), features_from=sources / "funnel"))
+    with pytest.raises(ConfigError, match=r"'temporal-successive' has no window 'rank'.* Train both runs with --split"):
+        train_run(run, store, load_split(store, "temporal-successive"), tmp_path / "b")
+
+
+def test_source_without_vectors_or_without_an_end_is_refused(store: Store, tmp_path: Path) -> None:
+    split = load_split(store, "funnel")
+    train_run(controls.popularity(), store, split, tmp_path / "counts")
+    with pytest.raises(ConfigError, match="counts: popularity has no vectors"):
+        train_run(short(replace(controls.din(), features_from=tmp_path / "counts")), store, split, tmp_path / "a")
+    with pytest.raises(RunError, match="nothing: no finished run"):
+        train_run(short(replace(controls.din(), features_from=tmp_path / "nothing")), store, split, tmp_path / "b")
+
+
+def aucs(store: Store, source: Path) -> tuple[float, float]:
+    """How much better the model's score tells clicks in the window the ranker learns from than in the test window, and
+    the standard error of that: bootstrap over requests."""
+    split = load_split(store, "funnel")
+    model = load_run(source, device="cpu").model
+    features = Features.fit(store, split, similarity=similarities([retriever("source", model)])["source"])
+    rng = np.random.default_rng(0)
+    value, variance = [], 0.0
+    for window in ("rank", "test"):
+        shown = [batch for batch, _ in ImpressionBatches(store, split, window, features).in_order()]
+        score = np.concatenate([b.inputs.features[..., -1].numpy() for b in shown])
+        label = np.concatenate([b.labels.numpy() for b in shown])
+        value.append(auc(label.ravel(), score.ravel()))
+        drawn = [rng.integers(0, len(label), len(label)) for _ in range(200)]
+        variance += float(np.var([auc(label[d].ravel(), score[d].ravel()) for d in drawn]))
+    return value[0] - value[1], variance**0.5
+
+
+def test_a_feature_tells_as_much_where_the_ranker_learns_as_in_the_test_unless_it_leaks(
+    store: Store, sources: Path
+) -> None:
+    """Who learned the ranker's window by heart would be trusted there, and disappoint in the test."""
+    clean, noise = aucs(store, sources / "funnel")
+    assert abs(clean) < 2 * noise
+    leak, noise = aucs(store, sources / "temporal-successive")
+    assert leak > 3 * noise

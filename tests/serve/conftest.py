@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.funnel.features import Features
+from penchant.funnel.fusion import Fusion
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, save_settings
 from penchant.funnel.prerank import LightTwoTower
 from penchant.funnel.retrieve import retriever
+from penchant.funnel.similarity import similarities
 from penchant.models import Sizes, save_model
 from penchant.serve.bundle import Bundle
 from penchant.serve.export import export
@@ -49,17 +52,18 @@ def make_run(store: Store, folder: Path, settings: FunnelSettings = SETTINGS) ->
     channels = {"markov": markov, "sasrec": SASRec(SASRec.Config(), sizes), "popularity": popularity}
     for name, model in channels.items():
         save_model(model.eval(), folder / "channels" / name)
-    features = Features.fit(store, split, channels=tuple(c.name for c in settings.channels))
+    plain = Features.fit(store, split, channels=tuple(c.name for c in settings.channels))
     funnel = Funnel([retriever(name, model) for name, model in channels.items()], None, None, settings)
+    similar = similarities(funnel.retrievers)["sasrec"]
     requests = requests_before_events(store, split.targets("rank")[:64], settings.max_history)
-    inputs = features(requests, funnel.run(requests).merged)
-    sizes = Sizes(num_items=store.num_items, num_categories=store.num_categories, num_features=inputs.features.shape[2])
-    scorers = {"prerank": LightTwoTower(LightTwoTower.Config(), sizes), "rank": DIN(DIN.Config(), sizes)}
-    for stage, model in scorers.items():
-        model.fit_inputs(features, [inputs])
+    merged = funnel.run(requests).merged
+    stages = {"prerank": (LightTwoTower, plain), "rank": (DIN, replace(plain, similarity=similar))}
+    for stage, (kind, features) in stages.items():
+        model = kind(kind.Config(), replace(sizes, num_features=len(features.names)))
+        model.fit_inputs(features, [features(requests, merged)])
         save_model(model, folder / stage)
         features.save(folder / stage)
-    save_settings(settings, folder, split)
+    save_settings(settings, folder, split, Fusion(similar, 0.5, ((0.5, 0.9),)))
     return folder
 
 

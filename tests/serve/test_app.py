@@ -73,6 +73,7 @@ def test_an_item_carries_what_a_page_needs(client: TestClient, bundle: Bundle) -
         "retrieve:popularity",
         "merge",
         "prerank",
+        "fuse",
         "rank",
         "total",
     ]

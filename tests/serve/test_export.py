@@ -13,15 +13,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from penchant.data.history import requests_before_times
 from penchant.data.output import alone
 from penchant.data.split import define_splits, load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.errors import BundleError, RunError
+from penchant.funnel.pipeline import load_funnel
 from penchant.serve.bundle import Bundle
 from penchant.serve.export import THUMBNAIL, _thumbnail, export
 from tests.factories import make_store
-from tests.serve.conftest import SETTINGS, make_run
+from tests.serve.conftest import NOW_MS, SETTINGS, make_run
 
 
 def test_histories_are_each_users_last_actions(bundle: Bundle, store: Store) -> None:
@@ -103,6 +105,17 @@ def test_a_bundle_holds_the_models_weights_and_nothing_of_training(
         saved, shipped = (load_file(f / model / "model.safetensors") for f in (run_folder, out))
         assert saved.keys() == shipped.keys()
         assert all(torch.equal(saved[name], shipped[name]) for name in saved)
+
+
+def test_a_bundle_fuses_as_the_run_did(run_folder: Path, bundle: Bundle, store: Store) -> None:
+    ours, theirs = bundle.funnel.fusion, load_funnel(run_folder).fusion
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.similarity.channel, ours.weight, ours.tried) == ("sasrec", 0.5, ((0.5, 0.9),))
+    requests = requests_before_times(store, np.array([1, 2]), np.full(2, NOW_MS), 25)
+    given = bundle.funnel.run(requests).merged
+    assert torch.equal(ours.score(requests, given).scores, theirs.score(requests, given).scores)
+    assert not torch.equal(ours.score(requests, given).items, given.items)
 
 
 def test_two_exports_differ_in_nothing(run_folder: Path, bundle: Bundle, store: Store, tmp_path: Path) -> None:

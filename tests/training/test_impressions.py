@@ -17,11 +17,12 @@ from penchant.data.history import requests_before_events, requests_before_times
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.errors import RunError, StoreError
-from penchant.funnel.features import Features
+from penchant.funnel.features import SIMILARITY_FEATURES, Features
 from penchant.funnel.stages import Candidates
 from penchant.models import Sizes
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.impressions import BatchPlan, ImpressionBatches, RankBatch, ends_before, evaluate_impressions
+from tests.funnel.embedders import Summed
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,8 @@ def arrays(store: Store, split: Split) -> CandidateArrays:
 
 @pytest.fixture(scope="module")
 def channel_features(store: Store, split: Split) -> Features:
-    return Features.fit(store, split, channels=("b", "a"), max_len=12)
+    similarity = Summed(store.num_items).similarity()
+    return Features.fit(store, split, channels=("b", "a"), max_len=12, similarity=similarity)
 
 
 def test_kept_candidates_are_the_ones_that_were_given(store: Store, arrays: CandidateArrays, tmp_path: Path) -> None:
@@ -245,9 +247,13 @@ def test_every_request_that_holds_its_target_trains_once_and_the_others_are_coun
 
 
 def test_training_computes_the_features_that_serving_computes(
-    store: Store, arrays: CandidateArrays, channel_features: Features
+    store: Store, arrays: CandidateArrays, channel_features: Features, tmp_path: Path
 ) -> None:
     batch = CandidateBatches(store, channel_features, arrays).batch(0)
+    channel_features.save(tmp_path)
+    serving = Features.load(tmp_path, {"summed": Summed(store.num_items).similarity()})
+    exact = torch.tensor([not name.startswith("summed:") for name in serving.names])
+    assert (~exact).sum() == len(SIMILARITY_FEATURES)
     by_event = {}
     for row, event in enumerate(arrays.events):
         key = (int(store.event_user[event]), int(store.event_ts_ms[event]), int(store.event_item[event]))
@@ -258,15 +264,32 @@ def test_training_computes_the_features_that_serving_computes(
         target = int(batch.inputs.items[b][batch.labels[b] == 1])
         row = by_event[(int(requests.users[b]), int(requests.times_ms[b]), target)]
         rows = np.array([row])
-        served = channel_features(requests_before_events(store, arrays.events[rows], 99), arrays.candidates(rows))
+        served = serving(requests_before_events(store, arrays.events[rows], 99), arrays.candidates(rows))
         if not torch.equal(served.requests.history[0], requests.history[b][requests.mask[b]]):
             continue  # another event of the same user, item and time
         place = {int(item): k for k, item in enumerate(served.items[0]) if item}
         for k, item in enumerate(batch.inputs.items[b].tolist()):
             if item:
-                assert torch.equal(batch.inputs.features[b, k], served.features[0, place[item]])
+                ours, theirs = batch.inputs.features[b, k], served.features[0, place[item]]
+                assert torch.equal(ours[exact], theirs[exact])
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # products of another shape round anew
                 checked += 1
     assert checked > 100
+
+
+def test_impressions_are_trained_on_with_the_features_they_are_served_with(
+    store: Store, split: Split, features: Features, tmp_path: Path
+) -> None:
+    similar = replace(features, similarity=Summed(store.num_items).similarity())
+    similar.save(tmp_path)
+    serving = Features.load(tmp_path, {"summed": Summed(store.num_items).similarity()})
+    batch = ImpressionBatches(store, split, "rank", similar).batch(0)
+    inputs = batch.inputs
+    assert inputs.features[inputs.mask][:, -len(SIMILARITY_FEATURES) :].any(0).all()
+    for b in range(len(inputs.requests)):
+        users, times = (of[b : b + 1].numpy() for of in (inputs.requests.users, inputs.requests.times_ms))
+        served = serving.of_items(requests_before_times(store, users, times, 99), inputs.items[b : b + 1])
+        torch.testing.assert_close(served.features[0], inputs.features[b], rtol=1e-5, atol=1e-5)
 
 
 def test_candidate_batches_depend_on_step_and_seed_alone(

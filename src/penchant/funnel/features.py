@@ -1,14 +1,14 @@
 """What a pre-ranker and a ranker read: the one implementation of features, for training, judging and serving.
 
-A feature comes from three places only: statistics of a window that ended before the requests (`Features.fit`), the
-request with its history, and the candidates' provenance.
+A feature comes from four places only: statistics of a window that ended before the requests (`Features.fit`), the
+request with its history, the candidates' provenance, and an embedding model that learned before the requests.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from penchant.data.output import into_place
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
+from penchant.funnel.similarity import Similarity
 from penchant.funnel.stages import Candidates
 
 REQUEST_FEATURES = ("idle_log_hours", "history_log_length")
@@ -33,6 +34,12 @@ REQUEST_FEATURES = ("idle_log_hours", "history_log_length")
 ITEM_FEATURES = ("log_popularity", "category_share", "category_share_recent", "seen", "seen_log_hours")
 """log(1 + count) in the fitted window; share of the history, and of its last `RECENT` actions, in the candidate's
 category; 1 if the item is in the history; log(1 + hours) since it last was, 0 if it is not."""
+
+SIMILARITY_FEATURES = ("cosine_max", "cosine_mean", "cosine_max_recent", "dot")
+"""Of one embedding model's vectors: largest and mean cosine with the items of the history, the largest with those of
+its last `RECENT` actions; and the model's own score, h_t . e_i. All 0 without history. KARMA, section 3.5.
+
+Deviates: the paper says "the similarity between the user's historical items and the target item" and no more."""
 
 CHANNEL_FEATURES = ("found", "reciprocal_rank", "score")
 """For each channel: 1 if it found the item; 1 / rank; its raw score, which the model's `FeatureScale` puts on a scale.
@@ -76,6 +83,8 @@ class Features:
         channels: whose provenance becomes columns; () for impressions, which have none.
         max_len: actions of a history that are looked at, so that a longer one passed in changes nothing.
         fitted_on: split, window and fingerprint the statistics come from.
+        similarity: whose vectors become columns; it learned from a window that ended before the requests. Saved by its
+            name alone: the model is the channel's, in the same folder.
     """
 
     log_popularity: Float[Tensor, " I"]
@@ -83,6 +92,7 @@ class Features:
     channels: tuple[str, ...] = ()
     max_len: int = 50
     fitted_on: str = ""
+    similarity: Similarity | None = None
 
     @classmethod
     def fit(
@@ -92,6 +102,7 @@ class Features:
         window: str | None = "train",
         channels: tuple[str, ...] = (),
         max_len: int = 50,
+        similarity: Similarity | None = None,
     ) -> Features:
         """Statistics of one window; what comes after it is never read.
 
@@ -107,13 +118,15 @@ class Features:
             channels=channels,
             max_len=max_len,
             fitted_on=f"{split.name}/{window or 'nothing'} {split.fingerprint}",
+            similarity=similarity,
         )
 
     @property
     def names(self) -> tuple[str, ...]:
         """What each column is, in order."""
+        similar = tuple(f"{self.similarity.channel}:{name}" for name in SIMILARITY_FEATURES) if self.similarity else ()
         of_channels = tuple(f"{channel}:{name}" for channel in self.channels for name in CHANNEL_FEATURES)
-        return REQUEST_FEATURES + ITEM_FEATURES + of_channels + (("num_channels",) if self.channels else ())
+        return REQUEST_FEATURES + ITEM_FEATURES + similar + of_channels + (("num_channels",) if self.channels else ())
 
     def __call__(self, requests: Requests, candidates: Candidates) -> RankInputs:
         """Features of candidates; channels are matched by name, their order does not matter.
@@ -126,6 +139,9 @@ class Features:
             raise ValueError(f"candidates lack channels {sorted(missing)}; they have {list(candidates.channels)}")
         requests = requests.last(self.max_len)
         columns = [_of_request(requests, candidates.items), self._of_items(requests, candidates.items)]
+        if self.similarity:
+            cosines = self.similarity.cosines(requests, candidates.items, RECENT)
+            columns += [cosines, self.similarity.scores(requests, candidates.items)[..., None]]
         if self.channels:
             place = [candidates.channels.index(channel) for channel in self.channels]
             columns.append(_of_channels(candidates.ranks[..., place], candidates.channel_scores[..., place]))
@@ -164,26 +180,40 @@ class Features:
         temporary = folder / f"features.safetensors.tmp-{os.getpid()}"
         save_file({"log_popularity": self.log_popularity, "item_category": self.item_category}, temporary)
         into_place(temporary, folder / "features.safetensors")
-        described = {"channels": list(self.channels), "max_len": self.max_len, "fitted_on": self.fitted_on}
+        described = {
+            "channels": list(self.channels),
+            "max_len": self.max_len,
+            "fitted_on": self.fitted_on,
+            "similarity": self.similarity.channel if self.similarity else None,
+        }
         write_json(folder / "features.json", {**described, "names": list(self.names)})
 
     @classmethod
-    def load(cls, folder: Path) -> Features:
+    def load(cls, folder: Path, known: Mapping[str, Similarity] | None = None) -> Features:
         """What `save` wrote.
 
+        Args:
+            known: the embedding models there are, one of which the features may read.
         Raises:
-            RunError: a file is missing or damaged, or this version computes other features.
+            RunError: a file is missing or damaged, this version computes other features, or they need a model that
+                `known` lacks.
         """
+        known = known or {}
         try:
             saved = json.loads((folder / "features.json").read_text())
+            similar = saved.get("similarity")
+            if similar is not None and similar not in known:
+                what = f"features need the vectors of {similar!r}, there are those of {sorted(known)}"
+                raise RunError(what, where=folder / "features.json", fix="Train the model again.")
             features = cls(
                 **load_file(folder / "features.safetensors"),
                 channels=tuple(saved["channels"]),
                 max_len=saved["max_len"],
                 fitted_on=saved["fitted_on"],
+                similarity=None if similar is None else known[similar],
             )
             names = tuple(saved["names"])
-        except (json.JSONDecodeError, SafetensorError, KeyError, TypeError, FileNotFoundError) as error:
+        except (ValueError, AttributeError, SafetensorError, KeyError, TypeError, FileNotFoundError) as error:
             what = f"features missing or damaged ({error})"
             raise RunError(what, where=folder, fix="Train the model again.") from error
         if names != features.names:

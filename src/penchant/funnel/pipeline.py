@@ -1,7 +1,7 @@
 """The funnel: channels, merge, pre-rank, rank, list; and the folder it is loaded from.
 
     folder/
-      funnel.json                                     FunnelSettings
+      funnel.json                                     FunnelSettings; how the pre-ranker's scores are fused, if they are
       channels/<name>/  model.json model.safetensors
       prerank/  rank/   model, and the features it was trained with; either may be absent
 
@@ -27,9 +27,11 @@ from penchant.data.history import Requests
 from penchant.data.split import Split
 from penchant.data.store import write_json
 from penchant.errors import ConfigError, RunError
+from penchant.funnel.fusion import Fusion
 from penchant.funnel.merge import merge_quota, merge_rrf
 from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import EmbeddingRetriever, ScoreRetriever, retriever
+from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Retriever, Scorer
 from penchant.models import load_model
 
@@ -107,7 +109,8 @@ class Trace:
         ranked: the final order of the same.
         without_history: True for the requests answered without personal order.
         seconds: wall time of each stage for the whole batch: each channel as "retrieve:<name>", then "merge",
-            "prerank", "rank".
+            "prerank", "fuse" where scores are fused, "rank".
+        unfused: what the pre-ranker alone would have passed on, at most M'; None where nothing is fused.
     """
 
     lists: tuple[Candidates, ...]
@@ -116,22 +119,29 @@ class Trace:
     ranked: Candidates
     without_history: Bool[Tensor, " B"]
     seconds: Mapping[str, float]
+    unfused: Candidates | None = None
 
 
 class Funnel:
-    """Channels -> merge -> pre-rank -> rank -> list.
+    """Channels -> merge -> pre-rank (-> fuse) -> rank -> list.
 
     Args:
         retrievers: one for each channel of the settings, in any order.
         prerank: None keeps the first M' of the merged list.
         rank: None keeps the pre-ranked order.
+        fusion: None keeps the pre-ranker's scores as they are.
 
     Raises:
         ConfigError: a channel of the settings has no retriever, or the other way round.
     """
 
     def __init__(
-        self, retrievers: Sequence[Retriever], prerank: Scorer | None, rank: Scorer | None, settings: FunnelSettings
+        self,
+        retrievers: Sequence[Retriever],
+        prerank: Scorer | None,
+        rank: Scorer | None,
+        settings: FunnelSettings,
+        fusion: Fusion | None = None,
     ) -> None:
         by_name = {r.name: r for r in retrievers}
         wanted = [c.name for c in settings.channels]
@@ -143,6 +153,7 @@ class Funnel:
         self.prerank = prerank
         self.rank = rank
         self.settings = settings
+        self.fusion = fusion
 
     @torch.no_grad()
     def run(self, requests: Requests) -> Trace:
@@ -157,11 +168,17 @@ class Funnel:
             clock.lap(f"retrieve:{channel.name}")
         merged = self._fill(requests, self._merge(lists))
         clock.lap("merge")
-        preranked = _score(self.prerank, requests, merged, new).top(settings.preranked_size)
+        preranked = _score(self.prerank, requests, merged, new)
         clock.lap("prerank")
+        unfused = None
+        if self.fusion is not None:
+            unfused = preranked.top(settings.preranked_size)
+            preranked = _score(self.fusion, requests, preranked, new)
+            clock.lap("fuse")
+        preranked = preranked.top(settings.preranked_size)
         ranked = _score(self.rank, requests, preranked, new)
         clock.lap("rank")
-        return Trace(tuple(lists), merged, preranked, ranked, new, clock.seconds)
+        return Trace(tuple(lists), merged, preranked, ranked, new, clock.seconds, unfused)
 
     def recommend(self, requests: Requests, k: int | None = None) -> Candidates:
         """The final lists: the first k (`list_size` where none is given), at most M'."""
@@ -169,7 +186,7 @@ class Funnel:
 
     @torch.no_grad()
     def order(self, requests: Requests, items: Int[Tensor, "B K"]) -> Candidates:
-        """Given items (0 = none) in the ranker's order, as for a text search; without a ranker, in the pre-ranker's.
+        """Given items (0 = none) in the ranker's order, as for a text search; without one, in the pre-ranker's, fused.
 
         The channels run too, so that each item carries the provenance the ranker's features are made of; an item no
         channel found is ranked without. A request with no history keeps the order given.
@@ -178,7 +195,10 @@ class Funnel:
         found = [s.retrieve(requests, c.k) for c, s in zip(self.settings.channels, self.retrievers, strict=True)]
         given = torch.arange(items.shape[1], 0, -1, device=items.device).expand_as(items).float()
         candidates = _with_provenance(items, torch.where(items > 0, given, -torch.inf), found)
-        return _score(self.rank or self.prerank, requests, candidates, requests.lengths == 0)
+        new = requests.lengths == 0
+        if self.rank is not None:
+            return _score(self.rank, requests, candidates, new)
+        return _score(self.fusion, requests, _score(self.prerank, requests, candidates, new), new)
 
     @property
     def has_scorer(self) -> bool:
@@ -201,7 +221,8 @@ class Funnel:
                 sources.append(ScoreRetriever(source.name, source.model, exclude_seen=exclude_seen))
             else:
                 raise ValueError(f"channel {source.name!r}: a {type(source).__name__} has no exclude_seen")
-        return Funnel(sources, self.prerank, self.rank, replace(self.settings, exclude_seen=exclude_seen))
+        settings = replace(self.settings, exclude_seen=exclude_seen)
+        return Funnel(sources, self.prerank, self.rank, settings, self.fusion)
 
     def _merge(self, lists: list[Candidates]) -> Candidates:
         settings = self.settings
@@ -284,11 +305,14 @@ class _Clock:
         self._last = now
 
 
-def save_settings(settings: FunnelSettings, folder: Path, split: Split | None = None) -> None:
+def save_settings(
+    settings: FunnelSettings, folder: Path, split: Split | None = None, fusion: Fusion | None = None
+) -> None:
     """Write `funnel.json`, with the split the models were trained on, so that an export can name and check it."""
     folder.mkdir(parents=True, exist_ok=True)
     trained_on = {"split": split.name, "fingerprint": split.fingerprint} if split else None
-    write_json(folder / SETTINGS, {**asdict(settings), "trained_on": trained_on})
+    described = {"trained_on": trained_on, "fusion": fusion.described() if fusion else None}
+    write_json(folder / SETTINGS, {**asdict(settings), **described})
 
 
 def load_settings(folder: Path) -> FunnelSettings:
@@ -299,11 +323,21 @@ def load_settings(folder: Path) -> FunnelSettings:
     """
     path = folder / SETTINGS
     if not path.is_file():
-        raise RunError("no funnel here", where=folder, fix="Train one with `penchant train`.")
+        raise RunError("no funnel here", where=folder, fix="Train one with `penchant funnel`.")
     try:
         saved: dict[str, Any] = json.loads(path.read_text())
-        saved.pop("trained_on", None)
+        for beside in ("trained_on", "fusion"):
+            saved.pop(beside, None)
         return FunnelSettings(**{**saved, "channels": tuple(ChannelSettings(**c) for c in saved["channels"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"damaged or of another version ({error})", where=path, fix="Train it again.") from error
+
+
+def _load_fusion(folder: Path, known: Mapping[str, Similarity]) -> Fusion | None:
+    path = folder / SETTINGS
+    try:
+        saved = json.loads(path.read_text()).get("fusion")
+        return None if saved is None else Fusion.of_description(saved, known)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"damaged or of another version ({error})", where=path, fix="Train it again.") from error
 
@@ -319,10 +353,11 @@ def load_funnel(folder: Path) -> Funnel:
         retriever(c.name, load_model(folder / "channels" / c.name), exclude_seen=settings.exclude_seen)
         for c in settings.channels
     ]
-    prerank, rank = folder / "prerank", folder / "rank"
+    prerank, rank, known = folder / "prerank", folder / "rank", similarities(retrievers)
     return Funnel(
         retrievers,
-        ModelScorer.load(prerank) if prerank.is_dir() else None,
-        ModelScorer.load(rank) if rank.is_dir() else None,
+        ModelScorer.load(prerank, known) if prerank.is_dir() else None,
+        ModelScorer.load(rank, known) if rank.is_dir() else None,
         settings,
+        _load_fusion(folder, known),
     )

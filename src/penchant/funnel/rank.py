@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import nn
 
 from penchant.data.history import Requests
 from penchant.funnel.features import Features
+from penchant.funnel.similarity import Similarity
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
 
@@ -43,13 +44,15 @@ class ModelScorer(Scorer):
     cells: int = 8192
 
     @classmethod
-    def load(cls, folder: Path) -> ModelScorer:
+    def load(cls, folder: Path, known: Mapping[str, Similarity] | None = None) -> ModelScorer:
         """Model and features of a folder.
 
+        Args:
+            known: the embedding models there are, one of which the features may read.
         Raises:
             RunError: one of them is missing or damaged.
         """
-        return cls(load_model(folder), Features.load(folder))
+        return cls(load_model(folder), Features.load(folder, known))
 
     def score(self, requests: Requests, candidates: Candidates) -> Candidates:
         """The same candidates, best first by logit, provenance kept."""

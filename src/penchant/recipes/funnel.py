@@ -1,7 +1,8 @@
 """The recipe of a funnel: channels, then a pre-ranker and a ranker on what the channels found, then the verdict.
 
     window   train                rank                       valid            test
-             channels learn       pre-ranker, ranker learn   both are chosen  the funnel report
+             channels learn       pre-ranker, ranker learn   both are chosen, the funnel report
+                                                             fusion is tuned
 
 No stage learns from a window that a stage feeding it has seen.
 """
@@ -33,14 +34,26 @@ from penchant.evaluation.funnel.page import item_titles, write_page
 from penchant.evaluation.funnel.report import FunnelReport, Provenance
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
+from penchant.funnel.fusion import Fusion
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, save_settings
 from penchant.funnel.prerank import LightTwoTowerConfig
 from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import retriever
+from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.runs import CountRun, Run, build_ranker, describe_run, flat, sample_targets, train_run
+from penchant.recipes.karma import KarmaRun
+from penchant.recipes.runs import (
+    CountRun,
+    Run,
+    SequenceRun,
+    build_ranker,
+    describe_run,
+    flat,
+    sample_targets,
+    train_run,
+)
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
@@ -70,6 +83,10 @@ class FunnelRun:
     rank_train: TrainConfig = field(default_factory=lambda: _train(6, "ndcg"))
     max_len: int = 50
     """Actions of a history that pre-ranker and ranker see."""
+    fuse: str | None = None
+    """The channel of vectors whose scores are fused with the pre-ranker's; None fuses nothing."""
+    features_from: str | None = None
+    """The channel of vectors whose similarities are features of the ranker; None = it has none."""
     rank_targets: int = 30_000
     """Clicks of the rank window they learn from, at most; drawn by the seed."""
     valid_targets: int = 3_000
@@ -78,6 +95,14 @@ class FunnelRun:
     """Candidates in a training batch."""
     seed: int = 0
     """Of every part: channels, pre-ranker, ranker, and what is drawn from the windows."""
+
+    def __post_init__(self) -> None:
+        with_vectors = [c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun)]
+        for where, name in (("fuse", self.fuse), ("features_from", self.features_from)):
+            if name is not None and name not in with_vectors:
+                what = f"{name!r} is no channel of vectors, the channels are {[c.name for c in self.channels]}"
+                fix = f"Choose one of those with vectors: {', '.join(with_vectors) or 'there is none'}."
+                raise ConfigError(what, where=where, fix=fix)
 
 
 def _train(epochs: float, metric: str) -> TrainConfig:
@@ -154,6 +179,7 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
         retriever(c.name, load_model(out / "channels" / c.name), exclude_seen=run.settings.exclude_seen)
         for c in run.channels
     ]
+    similar = similarities(sources)
     channels = Funnel(sources, None, None, run.settings)
     learn = _candidates(channels, store, split, "rank", run.rank_targets, run, out / "candidates" / "rank")
     choose = _candidates(channels, store, split, "valid", run.valid_targets, run, out / "candidates" / "valid")
@@ -161,16 +187,39 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
 
     console.print("[bold]Pre-ranker")
     prerank = ModelScorer(*_train_scorer("prerank", run, store, features, learn, choose, out / "prerank"))
+    fusion = _tuned(similar[run.fuse], prerank, choose, store, run) if run.fuse else None
+    if fusion:
+        tried = ", ".join(f"{weight:g}: {hr:.4f}" for weight, hr in fusion.tried)
+        console.print(f"Fused with {run.fuse} by {fusion.weight:g} (HR@{run.settings.preranked_size} on valid {tried})")
     console.print("[bold]Ranker")
-    kept = _scored(prerank, choose, store, run, run.settings.preranked_size)
-    seen = _preranked_by_halves(run, store, features, learn, choose, out)
+    kept = _scored((prerank, fusion), choose, store, run, run.settings.preranked_size)
+    seen = _preranked_by_halves(run, store, features, learn, choose, fusion, out)
+    features = replace(features, similarity=similar[run.features_from] if run.features_from else None)
     rank = ModelScorer(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
-    save_settings(run.settings, out, split)
-    return Funnel(sources, prerank, rank, run.settings)
+    save_settings(run.settings, out, split, fusion)
+    return Funnel(sources, prerank, rank, run.settings, fusion)
+
+
+def _tuned(similar: Similarity, prerank: Scorer, choose: CandidateArrays, store: Store, run: FunnelRun) -> Fusion:
+    """The fusion whose weight keeps most of the validation window's clicks, which nothing it fuses learned from."""
+
+    def preranked() -> Iterator[tuple[Requests, Candidates, torch.Tensor]]:
+        for rows in _blocks(len(choose.events)):
+            requests = requests_before_events(store, choose.events[rows], run.settings.max_history)
+            targets = torch.from_numpy(store.event_item[choose.events[rows]].astype(np.int64))
+            yield requests, prerank.score(requests, choose.candidates(rows)), targets
+
+    return Fusion.tuned(similar, preranked(), run.settings.preranked_size)
 
 
 def _preranked_by_halves(
-    run: FunnelRun, store: Store, features: Features, learn: CandidateArrays, choose: CandidateArrays, out: Path
+    run: FunnelRun,
+    store: Store,
+    features: Features,
+    learn: CandidateArrays,
+    choose: CandidateArrays,
+    fusion: Fusion | None,
+    out: Path,
 ) -> CandidateArrays:
     """What the ranker learns from: lists as short and as hard as those it will serve.
 
@@ -185,7 +234,7 @@ def _preranked_by_halves(
             others = learn.take(np.flatnonzero(~mine))
             half = ModelScorer(*_train_scorer("prerank", run, store, features, others, choose, folder / "prerank"))
             found = learn.take(np.flatnonzero(mine))
-            _scored(half, found, store, run, run.settings.preranked_size).save(folder)
+            _scored((half, fusion), found, store, run, run.settings.preranked_size).save(folder)
         parts.append(CandidateArrays.load(folder))
     return CandidateArrays.joined(parts)
 
@@ -215,7 +264,7 @@ def _train_scorer(
     size = run.settings.preranked_size if light else run.settings.list_size
 
     def validate() -> dict[str, float]:
-        scored = _scored(scorer, choose, store, run)
+        scored = _scored((scorer,), choose, store, run)
         place = _places(scored.items, store.event_item[choose.events])
         ndcg = np.where(place <= size, 1 / np.log2(place + 1), 0.0)
         return {"hr": float((place <= size).mean()), "ndcg": float(ndcg.mean())}
@@ -238,22 +287,28 @@ def _collect(events: np.ndarray, store: Store, run: FunnelRun, stage: Stage, tit
     """What a stage makes of each event's request, block by block; with a progress line if it has a title."""
 
     def parts() -> Iterator[Candidates]:
-        starts = range(0, len(events), BLOCK)
-        for start in track(starts, description=title, transient=True) if title else starts:
-            rows = np.arange(start, min(start + BLOCK, len(events)))
+        blocks = _blocks(len(events))
+        for rows in track(blocks, description=title, transient=True) if title else blocks:
             with torch.no_grad():
                 yield stage(rows, requests_before_events(store, events[rows], run.settings.max_history))
 
     return CandidateArrays.collect(events, parts())
 
 
+def _blocks(count: int) -> list[np.ndarray]:
+    """0 .. count in order, `BLOCK` at a time."""
+    return [np.arange(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+
+
 def _scored(
-    scorer: Scorer, candidates: CandidateArrays, store: Store, run: FunnelRun, size: int | None = None
+    scorers: Sequence[Scorer | None], candidates: CandidateArrays, store: Store, run: FunnelRun, size: int | None = None
 ) -> CandidateArrays:
-    """Candidates in a scorer's order, cut to `size`."""
+    """Candidates in the order of scorers, one after the other (None: no such stage), cut to `size`."""
 
     def stage(rows: np.ndarray, requests: Requests) -> Candidates:
-        scored = scorer.score(requests, candidates.candidates(rows))
+        scored = candidates.candidates(rows)
+        for scorer in scorers:
+            scored = scorer.score(requests, scored) if scorer else scored
         return scored if size is None else scored.top(size)
 
     return _collect(candidates.events, store, run, stage)
@@ -313,7 +368,8 @@ def judge_funnel(
             seed=seed,
             synthetic=bool(store.manifest.get("synthetic", False)),
             versions=versions_here(),
-            config={k: str(v) for k, v in config.items()},
+            config={k: str(v) for k, v in config.items()}
+            | ({"fuse.weight": f"{funnel.fusion.weight:g}"} if funnel.fusion else {}),
         )
     )
     write_text(out / "report.json", report.to_json())

@@ -13,8 +13,7 @@ from rich.table import Table
 from penchant.data.store import write_json
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking
-from penchant.funnel.features import Features
-from penchant.recipes.runs import LoadedRun
+from penchant.recipes.runs import LoadedRun, load_features
 from penchant.training.impressions import evaluate_impressions
 
 KS = (5, 10, 20, 50, 100)
@@ -68,7 +67,7 @@ def judge_run(
     store, split, model = loaded.store, loaded.split, loaded.model
     wall, cpu = time.perf_counter(), time.process_time()
     if loaded.described["run"] == "RankingRun":
-        shown = evaluate_impressions(model, Features.load(folder), store, split, window)
+        shown = evaluate_impressions(model, load_features(folder), store, split, window)
         result = evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users)
     else:
         max_len = getattr(model.config, "max_len", 50)

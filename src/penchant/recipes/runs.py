@@ -37,12 +37,16 @@ from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
+from penchant.funnel.retrieve import retriever
+from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import Sizes, build_model, load_model, pick_device, save_model
 from penchant.recipes.karma import KarmaRun, train_karma
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
 RUN = "run.json"
+SIMILARITY = "similarity"
+"""In a ranking run's folder: the retrieval model whose similarities its features hold."""
 VALID_TARGETS = 4000
 """Validation during training looks at no more targets than this, drawn once; the test looks at all."""
 
@@ -78,10 +82,16 @@ class ImpressionDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingRun:
-    """A ranking model trained on what users were shown, clicked or not."""
+    """A ranking model trained on what users were shown, clicked or not.
+
+    It learns from window `rank` where the split has one (`funnel`), else from `train`.
+    """
 
     kind: Fixed[str]
     model: RankerConfig
+    features_from: Path | None = None
+    """Folder of a finished retrieval run whose similarities become features (KARMA, section 3.5). It must have learned
+    before the window that this run learns from: train both with --split funnel."""
     data: ImpressionDataConfig = field(default_factory=ImpressionDataConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(metric="AUC", epochs=2, evaluate_every=0.5, patience=2)
@@ -194,10 +204,13 @@ def sample_targets(targets: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
 
 
 def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> FitResult:
-    # No popularity: the one window before the test is the one it learns from, whose clicks the counts would hold.
-    features = Features.fit(store, split, None, max_len=run.data.max_len)
+    window = "rank" if "rank" in split.windows else "train"
+    # No popularity where no window comes before the one it learns from: the counts would hold that window's clicks.
+    counted = "train" if window == "rank" else None
+    similarity = None if run.features_from is None else _keep_similarity(run.features_from, store, split, out)
+    features = Features.fit(store, split, counted, max_len=run.data.max_len, similarity=similarity)
     features.save(out)
-    batches = ImpressionBatches(store, split, "train", features, cells=run.data.cells, seed=run.train.seed)
+    batches = ImpressionBatches(store, split, window, features, cells=run.data.cells, seed=run.train.seed)
     model = build_ranker(run.kind, asdict(run.model), store, features, batches.batch, run.train.seed)
 
     def validate() -> dict[str, float]:
@@ -205,6 +218,51 @@ def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> Fi
         return evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users).metrics()
 
     return fit(model, pointwise, batches, run.train, out, validate, title=run.kind)
+
+
+def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Similarity:
+    """A finished retrieval run's similarities, its model copied into `out`, so that the folder needs no other.
+
+    Raises:
+        ConfigError: the split has no window between what the source learned from and validation, or the source has no
+            vectors.
+        RunError: no finished run there, or one that did not learn on this very split and may have seen what the ranker
+            learns from.
+    """
+    if not (out / SIMILARITY / "model.json").is_file():
+        if "rank" not in split.windows:
+            what = f"split {split.name!r} has no window 'rank': both would learn from 'train'"
+            raise ConfigError(what, where="features_from", fix="Train both runs with --split funnel.")
+        loaded = load_run(source, store.path, "cpu")
+        if not hasattr(loaded.model, "user_vectors"):
+            what = f"{loaded.described['config']['kind']} has no vectors"
+            raise ConfigError(what, where=source, fix="Name a run of a model with vectors, such as sasrec or karma.")
+        if loaded.split.fingerprint != split.fingerprint:
+            first, last = split.starts("rank"), split.stops("rank")
+            seen = np.maximum(np.minimum(last, loaded.split.stops("train")) - first, 0).sum()
+            what = (
+                f"learned from split {loaded.split.name!r}, which this run does not: it has seen {seen:,} of the "
+                f"{(last - first).sum():,} events of window 'rank', from which the ranker learns"
+            )
+            raise RunError(what, where=source, fix=f"Train it with --split {split.name}.")
+        save_model(loaded.model, out / SIMILARITY)
+    return next(iter(_kept_similarity(out).values()))
+
+
+def _kept_similarity(folder: Path) -> dict[str, Similarity]:
+    if not (folder / SIMILARITY).is_dir():
+        return {}
+    model = load_model(folder / SIMILARITY)
+    return similarities([retriever(model.kind, model)])
+
+
+def load_features(folder: Path) -> Features:
+    """The features of a ranking run.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    return Features.load(folder, _kept_similarity(folder))
 
 
 def build_ranker(

@@ -25,9 +25,9 @@ from penchant.data.output import alone, into_place
 from penchant.data.split import load_split
 from penchant.data.store import Store, fingerprint, sha256, write_json
 from penchant.errors import BundleError, RunError
-from penchant.funnel.features import Features
-from penchant.funnel.pipeline import SETTINGS, FunnelSettings, load_settings
-from penchant.models import load_model, save_model
+from penchant.funnel.pipeline import SETTINGS, Funnel, load_funnel, load_settings
+from penchant.funnel.rank import ModelScorer
+from penchant.models import save_model
 from penchant.serve.bundle import FORMAT, MANIFEST, Bundle
 
 THUMBNAIL = (96, 144)
@@ -48,7 +48,7 @@ def export(run: str | Path, store: Store, out: str | Path) -> Bundle:
         RunError: the run lacks a file, has a damaged one, or was trained on another Store.
     """
     run, out = Path(run), Path(out)
-    settings = load_settings(run)
+    load_settings(run)  # refused before anything is written
     trained_on = _trained_on(run, store)
     with alone(out, BundleError):
         if out.exists():
@@ -56,17 +56,18 @@ def export(run: str | Path, store: Store, out: str | Path) -> Bundle:
         temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
         try:
             temporary.mkdir()
-            _write(run, store, temporary, settings, trained_on)
+            _write(run, store, temporary, trained_on)
             into_place(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(out)
 
 
-def _write(run: Path, store: Store, out: Path, settings: FunnelSettings, trained_on: dict[str, Any] | None) -> None:
+def _write(run: Path, store: Store, out: Path, trained_on: dict[str, Any] | None) -> None:
+    funnel = load_funnel(run)
     shutil.copy(run / SETTINGS, out / SETTINGS)
-    _write_models(run, out, settings, store)
-    _write_histories(store, out, settings.max_history)
+    _write_models(funnel, run, out, store)
+    _write_histories(store, out, funnel.settings.max_history)
     pq.write_table(store.table("items", ["item_id", "title", "text", "category_path"]), out / "items.parquet")
     pq.write_table(store.table("users", ["user_id"]), out / "users.parquet")
     num_thumbnails, num_unreadable = _write_thumbnails(store, out)
@@ -103,24 +104,23 @@ def _trained_on(run: Path, store: Store) -> dict[str, Any] | None:
     return trained_on
 
 
-def _write_models(run: Path, out: Path, settings: FunnelSettings, store: Store) -> None:
-    for channel in settings.channels:
-        _copy_model(run / "channels" / channel.name, out / "channels" / channel.name, store)
-    for stage in ("prerank", "rank"):
-        if (run / stage).is_dir():
-            _copy_model(run / stage, out / stage, store)
-            Features.load(run / stage).save(out / stage)
-
-
-def _copy_model(source: Path, target: Path, store: Store) -> None:
-    model = load_model(source)
-    if model.sizes.num_items != store.num_items:
-        raise RunError(
-            f"a model of {model.sizes.num_items} items, {store.path} has {store.num_items}",
-            where=source,
-            fix="Name the Store it was trained on.",
-        )
-    save_model(model, target)
+def _write_models(funnel: Funnel, run: Path, out: Path, store: Store) -> None:
+    models: dict[str, Any] = {}
+    source: Any
+    for source in funnel.retrievers:
+        models[f"channels/{source.name}"] = source.model
+    for stage, scorer in (("prerank", funnel.prerank), ("rank", funnel.rank)):
+        if isinstance(scorer, ModelScorer):
+            models[stage] = scorer.model
+            scorer.features.save(out / stage)
+    for name, model in models.items():
+        if model.sizes.num_items != store.num_items:
+            raise RunError(
+                f"a model of {model.sizes.num_items} items, {store.path} has {store.num_items}",
+                where=run / name,
+                fix="Name the Store it was trained on.",
+            )
+        save_model(model, out / name)
 
 
 def _write_histories(store: Store, out: Path, max_len: int) -> None:

@@ -39,7 +39,13 @@ def candidates(lists: Lists, channels: tuple[str, ...]) -> Candidates:
     return Candidates(items, scores, channels, nothing.long(), nothing)
 
 
-def trace(channels: Mapping[str, Lists], merged: Lists, preranked: Lists, ranked: Lists | None = None) -> Trace:
+def trace(
+    channels: Mapping[str, Lists],
+    merged: Lists,
+    preranked: Lists,
+    ranked: Lists | None = None,
+    unfused: Lists | None = None,
+) -> Trace:
     """A trace with these lists; without `ranked` the pre-ranked order stays. One millisecond a stage."""
     names = tuple(channels)
     stages = [*(f"retrieve:{name}" for name in names), "merge", "prerank", "rank"]
@@ -50,6 +56,7 @@ def trace(channels: Mapping[str, Lists], merged: Lists, preranked: Lists, ranked
         ranked=candidates(ranked or preranked, names),
         without_history=torch.zeros(len(merged), dtype=torch.bool),
         seconds=dict.fromkeys(stages, 0.001),
+        unfused=None if unfused is None else candidates(unfused, names),
     )
 
 
@@ -66,7 +73,7 @@ def requests(users: Sequence[int], histories: Lists | None = None) -> Requests:
     )
 
 
-def by_hand() -> tuple[Trace, Requests, torch.Tensor]:
+def by_hand(unfused: Lists | None = None) -> tuple[Trace, Requests, torch.Tensor]:
     """Six targets, k = 2: one lost at each stage, two found.
 
     Item 1 no channel finds; 2 only `a` finds, the merge cuts it; 3 both find, pre-ranking drops it; 4 only `b` finds,
@@ -80,12 +87,22 @@ def by_hand() -> tuple[Trace, Requests, torch.Tensor]:
         merged=[[7, 8, 9], [7, 9], [9, 3, 7], [9, 4, 7, 8], [9, 5, 7], [6, 7, 9]],
         preranked=[[7, 8, 9], [7, 9], [9, 7], [9, 7, 4], [9, 5, 7], [7, 6, 9]],
         ranked=[[7, 8, 9], [7, 9], [9, 7], [9, 7, 4], [5, 9, 7], [7, 6, 9]],
+        unfused=unfused,
     )
     return made, requests([1, 1, 2, 2, 3, 3]), torch.tensor([1, 2, 3, 4, 5, 6])
 
 
-def report_by_hand() -> FunnelReport:
-    made, asked, targets = by_hand()
+UNFUSED = [[7, 8, 9], [7, 9], [9, 3], [9, 7, 8], [9, 7, 8], [6, 7, 9]]
+"""Keeps 3 and 6, where the fused scores keep 4, 5 and 6."""
+
+
+def report_by_hand(unfused: Lists | None = None) -> FunnelReport:
+    """The report of `by_hand`.
+
+    Args:
+        unfused: what the pre-ranker alone would have passed on; its scores are fused then.
+    """
+    made, asked, targets = by_hand(unfused)
     audit = FunnelAudit((2, 3), item_counts=np.array([0, 0, 9, 5, 4, 2, 1, 1, 1, 1]), resamples=200)
     audit.add(made, asked, targets)
     return audit.report(PROVENANCE)

@@ -15,7 +15,7 @@ from penchant.evaluation.funnel.audit import LostTarget
 from penchant.evaluation.funnel.charts import FlowStage, Line, curve, flow, whisker
 from penchant.evaluation.funnel.page import item_titles, render_page, write_page
 from penchant.evaluation.funnel.report import Interval
-from tests.evaluation.funnel.funnels import PROVENANCE, report_by_hand
+from tests.evaluation.funnel.funnels import PROVENANCE, UNFUSED, report_by_hand
 
 EVIL = '<script>alert("x")</script>'
 
@@ -80,6 +80,14 @@ def test_the_page_shows_the_numbers(page: str) -> None:
     ):
         assert said in text
     assert "Cut off in the merge, at best in place 41 of a channel" in text
+
+
+def test_the_pre_ranker_alone_is_shown_where_its_scores_are_fused(page: str) -> None:
+    assert "chosen by the pre-ranker" in page
+    assert "by the pre-ranker alone" not in page
+    fused = re.sub(r"<[^>]+>", " ", render_page(report_by_hand(UNFUSED))).replace("\u00a0", " ")
+    for said in ("chosen by the fused scores", "by the pre-ranker alone", "only fused 33.3 %, only alone 16.7 %"):
+        assert said in fused
 
 
 def test_synthetic_data_is_labelled_and_real_data_is_not(page: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from penchant.evaluation.funnel.audit import FunnelAudit
 from penchant.evaluation.funnel.report import FunnelReport, render_terminal
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, Trace
 from penchant.funnel.stages import Candidates, Retriever, Scorer
-from tests.evaluation.funnel.funnels import PROVENANCE, by_hand, report_by_hand, requests, trace
+from tests.evaluation.funnel.funnels import PROVENANCE, UNFUSED, by_hand, report_by_hand, requests, trace
 
 
 def test_each_miss_is_the_stage_s_that_lost_it() -> None:
@@ -90,6 +91,24 @@ def test_truncation_keeps_as_many_as_the_pre_ranker_did() -> None:
     assert truncation.prerank.value == pytest.approx(3 / 6)
     assert truncation.gain.value == pytest.approx(-1 / 6)
     assert truncation.size == pytest.approx(16 / 6)
+
+
+def test_fusion_is_judged_beside_the_pre_ranker_alone() -> None:
+    report = report_by_hand(UNFUSED)
+    fusion = report.fusion
+    assert fusion is not None
+    assert report.truncation.prerank.value == report.stage("prerank").survived.value == pytest.approx(3 / 6)
+    assert fusion.alone.value == pytest.approx(2 / 6)
+    assert fusion.gain.value == pytest.approx(1 / 6)
+    assert (fusion.only_fused.value, fusion.only_alone.value) == pytest.approx((2 / 6, 1 / 6))
+    assert FunnelReport.from_json(report.to_json()) == report
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render_terminal(report))
+    said = console.export_text()
+    assert "first 3, fused" in said
+    assert "first 3, pre-ranker alone" in said
+    assert report_by_hand().fusion is None
+    assert replace(report, fusion=None) == report_by_hand(), "nothing else of the report knows of it"
 
 
 def test_ceilings_follow_their_definitions() -> None:
@@ -212,7 +231,7 @@ def test_json_gives_the_same_report_back() -> None:
     assert FunnelReport.from_json(report.to_json()) == report
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 0}', '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2}'])
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(RunError, match="not a funnel report"):
         FunnelReport.from_json(text)

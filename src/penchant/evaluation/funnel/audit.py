@@ -1,7 +1,7 @@
 """Follows the true next item of each request through a funnel's trace.
 
 A request leaves a few integers behind (the target's place in each list), its lists are let go: memory is about
-4 (C + 8) bytes a request, whatever the length of the lists and the size of the catalogue. A place is what the user
+4 (C + 9) bytes a request, whatever the length of the lists and the size of the catalogue. A place is what the user
 would see: equal scores keep the order the stage gave them.
 """
 
@@ -81,6 +81,7 @@ class FunnelAudit:
         self._batches: list[tuple[Mapping[str, float], int]] = []
         self._lost: dict[StageName, list[tuple[int, int, LostTarget]]] = {s: [] for s in STAGES}
         self._seen = 0
+        self._fused = False
 
     def add(self, trace: Trace, requests: Requests, targets: Int[Tensor, " B"]) -> None:
         """Take in one batch.
@@ -103,9 +104,11 @@ class FunnelAudit:
             raise ValueError(f"channels {names}, before they were {self.channels}")
         in_channels = [_places(found.items, targets) for found in trace.lists]
         merged, preranked, ranked = (_places(c.items, targets) for c in (trace.merged, trace.preranked, trace.ranked))
+        self._fused |= trace.unfused is not None
+        unfused = preranked if trace.unfused is None else _places(trace.unfused.items, targets)
         kept = trace.preranked.mask.sum(1)
         rescued = self._rescue(trace, requests, targets, merged, preranked)
-        facts = [merged, preranked, ranked, kept, rescued, targets, requests.users, requests.lengths]
+        facts = [merged, preranked, ranked, unfused, kept, rescued, targets, requests.users, requests.lengths]
         rows = torch.stack([*in_channels, *facts], 1).cpu().numpy().astype(np.int32)
         self._rows.append(rows)
         self._sizes.append(_sizes(trace))
@@ -134,6 +137,7 @@ class FunnelAudit:
             item_counts=self.item_counts,
             user_counts=self.user_counts,
             rescued=self.funnel is not None and self.funnel.rank is not None,
+            fused=self._fused,
         )
         return make_report(evidence, provenance, self.resamples, self.seed)
 

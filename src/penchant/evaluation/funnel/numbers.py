@@ -21,6 +21,7 @@ from penchant.evaluation.funnel.report import (
     Control,
     Curve,
     FunnelReport,
+    FusionReport,
     Interval,
     Latency,
     Provenance,
@@ -47,6 +48,7 @@ class Evidence:
         batches: seconds of each stage, and the number of requests, of each batch.
         item_counts, user_counts: of the training window.
         rescued: True if the ranker was asked about the targets that pre-ranking dropped.
+        fused: True if the pre-ranker's scores were fused.
     """
 
     ks: tuple[int, ...]
@@ -58,23 +60,24 @@ class Evidence:
     item_counts: np.ndarray
     user_counts: np.ndarray | None
     rescued: bool
+    fused: bool
 
 
 class Targets:
     """Where each of T targets stood in each list, from 1; inf = not there. One line of integers a target.
 
     Args:
-        rows: [T, C + 8] its place in each channel's list, the merged, the pre-ranked and the ranked one (0 = not
-            there); how many items were pre-ranked; its place had it been saved from pre-ranking (0 = not asked); the
-            target item; the user; the length of the history.
+        rows: [T, C + 9] its place in each channel's list, the merged, the pre-ranked and the ranked one, and in what
+            the pre-ranker alone would have passed on (0 = not there); how many items were pre-ranked; its place had it
+            been saved from pre-ranking (0 = not asked); the target item; the user; the length of the history.
     """
 
     def __init__(self, rows: Int[np.ndarray, "T F"], num_channels: int) -> None:
         places = np.where(rows > 0, rows, np.inf)
         self.channels = places[:, :num_channels]
-        self.merged, self.preranked, self.ranked = places[:, num_channels : num_channels + 3].T
-        self.rescued = places[:, num_channels + 4]
-        self.kept, _, self.target, self.user, self.length = rows[:, num_channels + 3 :].T
+        self.merged, self.preranked, self.ranked, self.unfused = places[:, num_channels : num_channels + 4].T
+        self.rescued = places[:, num_channels + 5]
+        self.kept, _, self.target, self.user, self.length = rows[:, num_channels + 4 :].T
 
     def __len__(self) -> int:
         return len(self.target)
@@ -154,6 +157,8 @@ def make_report(evidence: Evidence, provenance: Provenance, resamples: int, seed
             ]
         )
     asked_truncation = [ratios.ask(v) for v in (survived[2], kept_plainly, survived[2] * 1.0 - kept_plainly)]
+    fused, alone = survived[2], np.isfinite(rows.unfused)
+    asked_fusion = [ratios.ask(v) for v in (alone, fused * 1.0 - alone, fused & ~alone, alone & ~fused)]
     asked_slices = [(group, name, among, ratios.ask(survived[3], among)) for group, name, among in _slices(evidence)]
     answers = ratios.answer(resamples, seed)
 
@@ -205,6 +210,14 @@ def make_report(evidence: Evidence, provenance: Provenance, resamples: int, seed
             plain=answers[asked_truncation[1]],
             gain=answers[asked_truncation[2]],
         ),
+        fusion=FusionReport(
+            alone=answers[asked_fusion[0]],
+            gain=answers[asked_fusion[1]],
+            only_fused=answers[asked_fusion[2]],
+            only_alone=answers[asked_fusion[3]],
+        )
+        if evidence.fused
+        else None,
         ceilings=_ceilings(rows, k, evidence.rescued),
         curve_ks=curve_ks,
         curves=tuple(

@@ -161,6 +161,7 @@ def _curve(report: FunnelReport, colours: dict[str, str]) -> Markup:
 def _gain_whisker(report: FunnelReport) -> Any:
     """Draws a gain on the scale that all gains of the page share."""
     gains = [control.hr_gain for control in report.controls] + [report.truncation.gain]
+    gains += [report.fusion.gain] if report.fusion else []
     low, high = min(0.0, *(g.low for g in gains)), max(0.0, *(g.high for g in gains))
 
     def draw(gain: Interval) -> Markup:

@@ -20,7 +20,7 @@ from rich.text import Text
 from penchant.errors import RunError
 from penchant.evaluation.pages import percent
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON; another one is refused."""
 
 StageName = Literal["retrieve", "merge", "prerank", "rank"]
@@ -146,6 +146,7 @@ class Truncation:
 
     Attributes:
         size: mean M'.
+        prerank: by its fused scores where they are fused.
         gain: the pre-ranker's share less plain truncation's.
     """
 
@@ -153,6 +154,22 @@ class Truncation:
     prerank: Interval
     plain: Interval
     gain: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionReport:
+    """The same M' items chosen by the pre-ranker alone, beside those chosen by the fused scores, `Truncation.prerank`.
+
+    Attributes:
+        alone: share of the targets that the pre-ranker alone would have kept.
+        gain: the fused scores' share less that.
+        only_fused, only_alone: share of the targets that one of the two kept and the other did not.
+    """
+
+    alone: Interval
+    gain: Interval
+    only_fused: Interval
+    only_alone: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +235,7 @@ class FunnelReport:
         overlap: mean Jaccard similarity of each two channels' lists.
         combinations: every one that occurs, the most frequent first.
         num_users: an anonymous request counts as a user of its own.
+        fusion: None where the pre-ranker's scores are not fused.
         latency: each channel, then the later stages, then "total".
         batch_size: the most requests timed together.
     """
@@ -234,6 +252,7 @@ class FunnelReport:
     combinations: tuple[Combination, ...]
     controls: tuple[Control, ...]
     truncation: Truncation
+    fusion: FusionReport | None
     ceilings: tuple[Ceiling, ...]
     curve_ks: tuple[int, ...]
     curves: tuple[Curve, ...]
@@ -272,7 +291,7 @@ def _read(kind: Any, value: Any) -> Any:
     if origin is tuple:
         return tuple(_read(arguments[0], v) for v in value)
     if origin in (Union, UnionType):
-        return value
+        return None if value is None else _read(arguments[0], value)
     if kind is float:
         return float(value)
     return value
@@ -353,11 +372,12 @@ def _control_table(report: FunnelReport) -> Table:
         table.add_row(
             control_title(control), percent(control.hr.value), f"{control.ndcg.value:.4f}", _gain(control.hr_gain)
         )
-    truncation = report.truncation
-    table.add_row(f"first {truncation.size:.0f}, pre-ranked", percent(truncation.prerank.value), style="bold")
-    table.add_row(
-        f"first {truncation.size:.0f}, merged order", percent(truncation.plain.value), "", _gain(truncation.gain)
-    )
+    truncation, fusion = report.truncation, report.fusion
+    first = f"first {truncation.size:.0f}"
+    table.add_row(f"{first}, {'fused' if fusion else 'pre-ranked'}", percent(truncation.prerank.value), style="bold")
+    if fusion:
+        table.add_row(f"{first}, pre-ranker alone", percent(fusion.alone.value), "", _gain(fusion.gain))
+    table.add_row(f"{first}, merged order", percent(truncation.plain.value), "", _gain(truncation.gain))
     return table
 
 

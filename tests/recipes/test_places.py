@@ -1,0 +1,197 @@
+"""KARMA in its three places, from training to the served list, and the numbers that say what each is worth."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from rich.console import Console
+
+from penchant.data.history import requests_before_events
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.encoders.encode import encode_store
+from penchant.errors import ConfigError, RunError
+from penchant.evaluation.funnel.report import FunnelReport
+from penchant.evaluation.protocol import evaluate_retrieval
+from penchant.funnel.features import SIMILARITY_FEATURES
+from penchant.funnel.rank import ModelScorer
+from penchant.papers.karma.model import Karma, KarmaConfig
+from penchant.recipes import controls
+from penchant.recipes.funnel import FunnelRun, TrainedFunnel, funnel_of, run_funnel, shortened
+from penchant.recipes.karma import KarmaRun, WarmUpConfig
+from penchant.recipes.places import measure_places, places_table
+from penchant.recipes.runs import load_run, train_run
+from penchant.serve.app import create_app
+from penchant.serve.bundle import Bundle
+from penchant.serve.events import EventLog
+from penchant.serve.export import export
+from penchant.serve.service import Service
+from penchant.training.candidates import CandidateArrays, CandidateBatches
+from penchant.training.loop import TrainConfig
+from tests.factories import make_store
+from tests.tiny_models import save_language_model, save_text_model
+
+NOW_MS = 1_800_000_000_000
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """With text vectors, which KARMA reads."""
+    folder = tmp_path_factory.mktemp("places")
+    store = make_store(folder / "store", num_users=100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
+        encode_store(store, text=str(save_text_model(folder / "text")), image=None, device="cpu")
+    return store
+
+
+def karma_funnel(language: Path) -> FunnelRun:
+    karma = KarmaRun(
+        model=KarmaConfig(backbone=str(language), layers=2, width=8),
+        warm_up=WarmUpConfig(steps=6, items=16),
+        train=TrainConfig(epochs=2, tensorboard=False, device="cpu"),
+    )
+    run = shortened(funnel_of({"karma": karma, "popularity": controls.popularity()}, k=30), 2.0)
+    settings = replace(run.settings, merged_size=40, preranked_size=15, list_size=10)
+    return replace(run, settings=settings, fuse="karma", features_from="karma")
+
+
+@pytest.fixture(scope="module")
+def trained(market: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedFunnel, Path]:
+    folder = tmp_path_factory.mktemp("karma-funnel")
+    run = karma_funnel(save_language_model(folder / "language"))
+    return run_funnel(run, market, load_split(market, "funnel"), folder / "run"), folder / "run"
+
+
+@pytest.fixture(scope="module")
+def bundle(market: Store, trained: tuple[TrainedFunnel, Path]) -> Bundle:
+    return export(trained[1], market, trained[1].with_name("bundle"))
+
+
+def test_karma_retrieves_and_is_fused_and_is_read_by_the_ranker(
+    market: Store, trained: tuple[TrainedFunnel, Path], bundle: Bundle
+) -> None:
+    requests = requests_before_events(market, load_split(market, "funnel").targets("test")[:30], 50)
+    ours, theirs = trained[0].funnel.run(requests), bundle.funnel.run(requests)
+    assert bool(ours.lists[0].mask.all())
+    assert torch.equal(ours.ranked.items, theirs.ranked.items)
+    torch.testing.assert_close(ours.ranked.scores, theirs.ranked.scores)
+    fusion, rank = bundle.funnel.fusion, bundle.funnel.rank
+    assert fusion is not None
+    assert isinstance(rank, ModelScorer)
+    assert fusion.weight == json.loads((bundle.path / "funnel.json").read_text())["fusion"]["weight"]
+    assert isinstance(fusion.similarity.model, Karma)
+    assert rank.features.similarity is fusion.similarity, "one model, one memory of what it read"
+    # The channel's own score, for what it found and what it did not.
+    both = ours.merged
+    scores = fusion.similarity.scores(requests, both.items)
+    found = both.ranks[..., 0] > 0
+    assert bool((~found & both.mask).any())
+    torch.testing.assert_close(scores[found], both.channel_scores[..., 0][found], rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_holds_karma_once(bundle: Bundle) -> None:
+    with_karma = [p for p in bundle.path.rglob("model.json") if json.loads(p.read_text())["kind"] == "karma"]
+    assert [p.parent.relative_to(bundle.path).as_posix() for p in with_karma] == ["channels/karma"]
+    for file in ("rank/features.safetensors", "prerank/features.safetensors"):
+        assert (bundle.path / file).stat().st_size < 10_000
+
+
+def test_a_request_has_the_features_in_the_bundle_that_the_ranker_was_trained_on(
+    market: Store, trained: tuple[TrainedFunnel, Path], bundle: Bundle
+) -> None:
+    learned, served = trained[0].funnel.rank, bundle.funnel.rank
+    assert isinstance(learned, ModelScorer)
+    assert isinstance(served, ModelScorer)
+    similar = torch.tensor([name.split(":")[-1] in SIMILARITY_FEATURES for name in learned.features.names])
+    assert int(similar.sum()) == len(SIMILARITY_FEATURES)
+    arrays = CandidateArrays.load(trained[1] / "candidates" / "preranked-odd")
+    batch = CandidateBatches(market, learned.features, arrays).batch(0)
+    rows = {(int(market.event_user[e]), int(market.event_ts_ms[e])): row for row, e in enumerate(arrays.events)}
+    checked = 0
+    for b in range(len(batch.inputs.requests)):
+        learned_of = batch.inputs.requests.rows(slice(b, b + 1)).last(50)
+        one = np.array([rows[int(learned_of.users), int(learned_of.times_ms)]])
+        requests = requests_before_events(market, arrays.events[one], 200)
+        if not torch.equal(requests.last(50).history, learned_of.history):
+            continue  # another event of the same user and time
+        inputs = served.features(requests, arrays.candidates(one))
+        torch.testing.assert_close(inputs.features[0], batch.inputs.features[b], rtol=1e-4, atol=1e-4)
+        assert inputs.features[0][:, similar].any()
+        checked += 1
+    assert checked > 5
+
+
+def test_a_bundle_with_karma_is_served(bundle: Bundle, market: Store, tmp_path: Path) -> None:
+    service = Service(bundle, EventLog(tmp_path / "events.sqlite"), now_ms=lambda: NOW_MS)
+    with TestClient(create_app(service, workers=1)) as client:
+        for body in ({"user_id": "u1"}, {"history": ["i3", "i9"]}, {}):
+            answer = client.post("/v1/recommend", json={**body, "explain": True}).json()
+            assert len(answer["items"]) == 10
+            assert answer["served"] == ("personal" if body else "popular (new user)")
+            assert "fuse" in answer["timing_ms"]
+        title = market.table("items")["title"][4].as_py()
+        assert client.post("/v1/search", json={"query": title, "user_id": "u1"}).json()["items"]
+
+
+@pytest.fixture(scope="module")
+def rankers(market: Store, trained: tuple[TrainedFunnel, Path]) -> tuple[Path, Path]:
+    """Two rankers on impressions, without and with KARMA's similarities."""
+    folder, split = trained[1].with_name("rankers"), load_split(market, "funnel")
+    run = controls.din()
+    run = replace(run, train=replace(run.train, epochs=1.0, tensorboard=False, device="cpu"))
+    train_run(run, market, split, folder / "plain")
+    train_run(replace(run, features_from=trained[1] / "channels" / "karma"), market, split, folder / "similar")
+    return folder / "plain", folder / "similar"
+
+
+def test_the_three_numbers_are_those_of_the_parts(
+    market: Store, trained: tuple[TrainedFunnel, Path], rankers: tuple[Path, Path]
+) -> None:
+    funnel = trained[1]
+    places = measure_places(funnel, *rankers, share=0.1)
+    assert (places.channel, places.num_items, places.recall_k) == ("karma", 80, 8)
+    karma = load_run(funnel / "channels" / "karma", device="cpu")
+    judged = evaluate_retrieval(karma.model, market, karma.split, ks=(8,))
+    assert places.recall_hr == pytest.approx(judged.metrics()["HR@8"])
+    report = FunnelReport.from_json((funnel / "report.json").read_text())
+    assert report.fusion is not None
+    assert (places.alone, places.fused_gain) == (report.fusion.alone, report.fusion.gain)
+    assert (places.merged, places.fused) == (report.truncation.plain, report.truncation.prerank)
+    assert places.fused_gain.value == pytest.approx(places.fused.value - places.alone.value)
+    assert 0 < places.auc_plain < 1
+    assert 0 < places.auc_similar < 1
+    assert places.auc_plain != places.auc_similar
+    assert json.loads((funnel / "places.json").read_text())["recall_share"] == 0.1
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(places_table(places))
+    said = console.export_text().replace("\u00a0", " ")
+    assert "HR@8 (10.0 % of 80 items)" in said
+    assert f"{places.auc_similar:.4f}" in said
+
+
+def test_numbers_of_what_does_not_belong_together_are_refused(
+    market: Store, trained: tuple[TrainedFunnel, Path], rankers: tuple[Path, Path], tmp_path: Path
+) -> None:
+    funnel, (plain, similar) = trained[1], rankers
+    with pytest.raises(ConfigError, match=r"share is 1\.5"):
+        measure_places(funnel, plain, similar, share=1.5)
+    with pytest.raises(RunError, match="no judged funnel here"):
+        measure_places(tmp_path, plain, similar)
+    with pytest.raises(RunError, match=r"plain: differs from .*similar in features_from"):
+        measure_places(funnel, similar, plain)
+    with pytest.raises(RunError, match="karma: no ranking run on the funnel's split"):
+        measure_places(funnel, plain, funnel / "channels" / "karma")
+    other = controls.mean_pooling()
+    other = replace(other, features_from=funnel / "channels" / "karma")
+    other = replace(other, train=replace(other.train, epochs=0.2, tensorboard=False, device="cpu"))
+    train_run(other, market, load_split(market, "funnel"), tmp_path / "other")
+    with pytest.raises(RunError, match=r"other: differs from .*plain in features_from, kind, train\.epochs"):
+        measure_places(funnel, plain, tmp_path / "other")
