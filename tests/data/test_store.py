@@ -143,13 +143,13 @@ def test_vectors_are_standardised_over_the_items_that_have_content() -> None:
     values[:, 3] = 0.1  # all alike
     present = np.arange(50) % 5 > 0
     values[~present] = 0
-    out = ContentVectors(values, present, "").standardised()
+    out = ContentVectors(values, present, "", "", "").standardised()
     known = values[present, :3].astype(np.float64)
     np.testing.assert_allclose(out[present, :3], (known - known.mean(0)) / known.std(0), rtol=1e-4, atol=1e-5)
     assert out.dtype == np.float32
     assert not out[~present].any()
     assert not out[:, 3].any()
-    assert not ContentVectors(values, np.zeros(50, dtype=bool), "").standardised().any()
+    assert not ContentVectors(values, np.zeros(50, dtype=bool), "", "", "").standardised().any()
 
 
 def test_the_cache_is_where_the_setting_says_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

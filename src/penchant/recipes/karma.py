@@ -1,44 +1,35 @@
-"""KARMA's run: a language model's layers, a warm-up on item texts, then histories; and its recipes."""
+"""KARMA's run: a backbone continued on the catalogue's texts, a warm-up on items, then histories; and its recipes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from tyro.conf import Fixed
 
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.split import Split
-from penchant.data.store import Store
-from penchant.encoders.backbone import Backbone, load_backbone
-from penchant.encoders.text import item_text
-from penchant.errors import ConfigError, StoreError
-from penchant.models import Sizes
+from penchant.data.store import Store, write_text
+from penchant.encoders.backbone import Backbone
+from penchant.errors import ConfigError
+from penchant.models import Sizes, save_model
+from penchant.papers.karma.generators import VisualTargets
+from penchant.papers.karma.language import Language, Texts
 from penchant.papers.karma.model import Karma, KarmaConfig
-from penchant.papers.karma.objective import ItemBatch, KarmaObjective, KarmaObjectiveConfig, Texts, WarmUp
+from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
+from penchant.recipes.karma_build import build_karma, read_texts
+from penchant.recipes.karma_stages import ContinuationConfig, WarmUpConfig, begin, warm_up
 from penchant.training.loop import FitResult, TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
+LEARNER = "learner"
+"""Folder of a run with what learned: the model with its item encoder. The run's own model is the exported one."""
 
-@dataclass(frozen=True, kw_only=True)
-class WarmUpConfig:
-    """§2.5: item texts from isolated item vectors, before any history.
-
-    The paper says neither what learns nor how long."""
-
-    part: Literal["none", "projector", "full"] = "full"
-    """projector: what leads from content to the decoder, for all steps. full: that for the first half, then all."""
-    steps: int = 400
-    items: int = 64
-    """Items in a step."""
-    lr: float = 1e-3
+SAID = "language.txt"
+"""File of a run: what its backbone is worth as a language model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +40,11 @@ class KarmaRun:
     model: KarmaConfig = field(default_factory=KarmaConfig)
     data: SequenceDataConfig = field(default_factory=lambda: SequenceDataConfig(batch_targets=1024))
     objective: KarmaObjectiveConfig = field(default_factory=KarmaObjectiveConfig)
+    continuation: ContinuationConfig = field(default_factory=ContinuationConfig)
     warm_up: WarmUpConfig = field(default_factory=WarmUpConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3, optim=OptimConfig(lr=1e-3)))
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=3, optim=OptimConfig(lr=1e-3, final_share=0.1), precision="auto")
+    )
 
 
 def karma() -> KarmaRun:
@@ -66,151 +60,83 @@ def karma_decoded() -> KarmaRun:
 def train_karma(
     run: KarmaRun, store: Store, split: Split, out: Path, sizes: Sizes, validate: Callable[[Any], dict[str, float]]
 ) -> FitResult:
-    """Carry out the run; the warm-up has a folder of its own inside `out` and is not made twice.
+    """Carry out the run. What no behaviour enters (continuation, warm-up) is made once for all runs, in the cache.
+
+    `out` gets the exported model, `out/learner` the one that learned, with its item encoder.
 
     Args:
         validate: metrics of the model on the validation window.
 
     Raises:
         ConfigError: histories and model differ in length.
-        StoreError: the Store has no text vectors, or no item has a text.
-        ModelUnavailableError: the backbone cannot be had.
+        StoreError: the Store lacks texts, or vectors, that the run needs.
+        ModelUnavailableError: a backbone cannot be had.
     """
+    _check(run)
+    warms = run.warm_up.part != "none" and run.warm_up.steps > 0
+    began = begin(run.model, run.continuation, store, run.train)
+    tokenizer = began.backbone.tokenizer
+    texts = read_texts(store, tokenizer, run.objective.max_words) if run.objective.tells or warms else None
+    torch.manual_seed(run.train.seed)
+    model = build_karma(run.model, began, store, sizes)
+    told = build_objective(run, model, began.backbone, store, split, texts)
+    # Built before the warm-up, so that it begins alike whether that is made now or taken from the cache.
+    objective = told if run.objective.tells else build_objective(run, model, began.backbone, store, split, None)
+    if warms:
+        content = [began.key, store.fingerprint, _vectors_read(run, store)]
+        warm_up(model, told, run.warm_up, run.train, split.item_counts(store), content)
+    if began.said:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / SAID, began.said + "\n")
+    batches = SequenceBatches(store, split, run.data, run.train.seed)
+    can_choose = len(split.targets("valid")) > 0
+    result = fit(
+        model,
+        objective,
+        batches,
+        run.train,
+        out / LEARNER,
+        (lambda: validate(model)) if can_choose else None,
+        title="karma",
+    )
+    save_model(model.exported(), out)
+    return result
+
+
+def _check(run: KarmaRun) -> None:
     if run.data.max_len != run.model.max_len:
         what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
         raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
-    warms = run.warm_up.part != "none" and run.warm_up.steps > 0
-    backbone = load_backbone(run.model.backbone, num_layers=run.model.layers, device="cpu")
-    torch.manual_seed(run.train.seed)
-    model = build_karma(run.model, backbone, store, sizes)
+    if run.data.queries != (run.model.query != "none"):
+        what = f"data.queries is {run.data.queries}, model.query {run.model.query!r}"
+        raise ConfigError(what, fix="Set data.queries to True for a model of queries, and only then.")
+    if run.model.items == "table":
+        raise ConfigError("model.items is 'table', which cannot learn", fix="Set it to vectors, text or pictures.")
+
+
+def build_objective(
+    run: KarmaRun, model: Karma, backbone: Backbone, store: Store, split: Split, texts: Texts | None
+) -> KarmaObjective:
+    """The run's losses; with a language if text is decoded, in the warm-up or after it.
+
+    Raises:
+        StoreError: pictures are to be modelled, and the Store has no image vectors.
+    """
     counts = split.item_counts(store)
-    texts = read_texts(store, backbone, run.objective.max_words)
-    words = backbone.model.get_input_embeddings().weight.detach()
-    tied = backbone.model.config.tie_word_embeddings
-    objective = KarmaObjective(
+    nothing = torch.full((store.num_items + 1, 1), -1)
+    language = None if texts is None else Language.of(backbone.model, texts.vocabulary, run.model.pretrained_rate)
+    return KarmaObjective(
         run.objective,
-        texts,
-        words,
-        words if tied else backbone.model.get_output_embeddings().weight.detach(),
+        nothing if texts is None else texts.words,
         torch.from_numpy(counts / max(counts.sum(), 1)),
-        rate=run.model.pretrained_rate,
-        warms_up=warms,
-    )
-    if run.model.freeze_backbone:
-        model.body.requires_grad_(False)
-    if warms:
-        warm_up(model, objective, run, counts, out / "warm-up")
-    batches = SequenceBatches(store, split, run.data, run.train.seed)
-    can_choose = len(split.targets("valid")) > 0
-    return fit(
-        model, objective, batches, run.train, out, (lambda: validate(model)) if can_choose else None, title="karma"
+        language,
+        VisualTargets(store.vectors("image")) if run.objective.picture else None,
+        width=model.body.config.hidden_size,
     )
 
 
-def build_karma(config: KarmaConfig, backbone: Backbone, store: Store, sizes: Sizes) -> Karma:
-    """KARMA over a Store's frozen text vectors, its decoder the backbone's layers with their weights.
-
-    Raises:
-        StoreError: the Store has no text vectors.
-    """
-    content = store.vectors("text")
-    described = json.loads(backbone.model.config.to_json_string(use_diff=False))
-    body = backbone.model.model
-    config = replace(config, content_width=content.values.shape[1], architecture=json.dumps(described, sort_keys=True))
-    model = Karma(config, sizes)
-    embeddings = body.get_input_embeddings()
-    named = {id(p) for p in embeddings.parameters()}
-    model.body.load_state_dict({k: v for k, v in body.state_dict(keep_vars=True).items() if id(v) not in named})
-    for parameter in model.body.parameters():
-        parameter.lr_share = config.pretrained_rate  # pyright: ignore[reportAttributeAccessIssue]
-    with torch.no_grad():
-        model.content.copy_(standardised(np.asarray(content.values, dtype=np.float32), content.present))
-        # As long as a word's vector, which is what the decoder has read so far.
-        model.norm.weight.fill_(float(embeddings.weight.pow(2).mean().sqrt()))
-    return model
+def _vectors_read(run: KarmaRun, store: Store) -> str:
+    return store.vectors("text").fingerprint if run.model.items == "vectors" else ""
 
 
-def standardised(vectors: np.ndarray, present: np.ndarray) -> torch.Tensor:
-    """Mean 0 and variance 1 in each dimension over the items that have content; the others stay zero."""
-    known = vectors[present]
-    spread = known.std(0)
-    out = np.zeros_like(vectors)
-    out[present] = (known - known.mean(0)) / np.where(spread > 0, spread, 1)
-    return torch.from_numpy(out)
-
-
-def read_texts(store: Store, backbone: Backbone, max_words: int) -> Texts:
-    """The items' texts (title, then further text) as the backbone's tokens, ended by its end token where they fit.
-
-    Raises:
-        StoreError: no item has a text.
-    """
-    table = store.table("items", ["title", "text"])
-    texts = [item_text(*pair) for pair in zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)]
-    if not any(texts):
-        raise StoreError(
-            "no item has a title or a text, which KARMA decodes", where=store.path, fix="Give a catalogue."
-        )
-    tokenizer = backbone.tokenizer
-    end = tokenizer.eos_token_id
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    words = np.full((len(texts) + 1, max_words), -1, dtype=np.int64)
-    for row, (text, said) in enumerate(zip(texts, ids, strict=True), 1):
-        kept = [*said, end][:max_words] if text else []
-        words[row, : len(kept)] = kept
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
-    return Texts(torch.from_numpy(words), sum(len(said) + 1 > max_words for said in ids), begin)
-
-
-class ItemBatches:
-    """Items, each once an epoch, in random order: a pure function of the step."""
-
-    def __init__(self, items: np.ndarray, size: int, seed: int) -> None:
-        self.items, self.size, self.seed = items, size, seed
-        self.steps_per_epoch = max(1, len(items) // size)
-
-    def batch(self, step: int) -> ItemBatch:
-        """The batch of a step."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
-        return ItemBatch(torch.from_numpy(order[place * self.size :][: self.size].astype(np.int64)))
-
-
-def warm_up(model: Karma, objective: KarmaObjective, run: KarmaRun, counts: np.ndarray, out: Path) -> None:
-    """The first stage. Only items of the train window: those that are new at the test must stay so."""
-    told = (objective.texts >= 0).any(1).numpy() & (counts > 0)
-    batches = ItemBatches(np.flatnonzero(told), run.warm_up.items, run.train.seed)
-    stages = (
-        {"projector": run.warm_up.steps}
-        if run.warm_up.part == "projector"
-        else {
-            "projector": run.warm_up.steps // 2,
-            "full": run.warm_up.steps - run.warm_up.steps // 2,
-        }
-    )
-    for part, steps in stages.items():
-        if steps:
-            config = replace(
-                run.train,
-                epochs=steps / batches.steps_per_epoch,
-                accumulate=1,
-                optim=replace(run.train.optim, lr=run.warm_up.lr),
-            )
-            with learning(model, objective, part):
-                fit(model, WarmUp(objective), batches, config, out / part, title=f"warm-up, {part}")
-
-
-@contextmanager
-def learning(model: Karma, objective: KarmaObjective, part: str) -> Iterator[None]:
-    """Of both, only what leads from content into the decoder learns, if `part` is "projector"."""
-    learners: list[nn.Parameter] = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
-    new = [*model.skip.parameters(), *model.bend.parameters(), *model.norm.parameters(), objective.separator]
-    kept = {id(p) for p in new}
-    if part == "projector":
-        for p in learners:
-            p.requires_grad_(id(p) in kept)
-    try:
-        yield
-    finally:
-        for p in learners:
-            p.requires_grad_(True)
+RETRIEVAL = (karma, karma_decoded)

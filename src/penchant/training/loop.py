@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from penchant.data.store import fingerprint, write_text
 from penchant.errors import ConfigError, RunError
-from penchant.models import pick_device, save_model
+from penchant.models import has_bfloat16, pick_device, save_model
 from penchant.training.checkpoint import Progress, best_folder, load_checkpoint, save_checkpoint
 from penchant.training.optim import OptimConfig, build_optimizers, rate, set_rate
 
@@ -63,6 +63,8 @@ class TrainConfig:
     tensorboard: bool = True
     """Also write TensorBoard files."""
     device: str = "auto"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of products; weights stay float32. auto: bfloat16 where the processor computes in it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,6 +120,7 @@ def fit(
     device = pick_device(config.device)
     steps = max(1, round(config.epochs * batches.steps_per_epoch / config.accumulate))
     eval_steps = max(1, round(config.evaluate_every * batches.steps_per_epoch / config.accumulate))
+    half = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
     torch.manual_seed(config.seed)
     learner = nn.ModuleDict({"model": model, "objective": objective}) if isinstance(objective, nn.Module) else model
     learner.to(device)
@@ -137,7 +140,8 @@ def fit(
             terms: dict[str, float] = {}
             for i in range(config.accumulate):
                 batch = batches.batch(progress.step * config.accumulate + i).to(device)
-                named = objective(model, batch)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    named = objective(model, batch)
                 loss = torch.stack(list(named.values())).sum() / config.accumulate
                 loss.backward()
                 targets += batch.num_targets

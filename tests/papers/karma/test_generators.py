@@ -367,7 +367,7 @@ def pictures(*, items: int = 12, missing: tuple[int, ...] = (2, 5), width: int =
     present = np.ones(items + 1, dtype=bool)
     present[[0, *missing]] = False
     values[~present] = 0
-    return ContentVectors(values, present, "")
+    return ContentVectors(values, present, "", "", "")
 
 
 def test_pictures_are_standardised_over_the_items_that_have_one() -> None:
