@@ -24,6 +24,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The same market, where every other event came from a search. Read only."""
+    return make_store(tmp_path_factory.mktemp("searched") / "store", searches=True)
+
+
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The real data sets; a test that asks for them is skipped where they are absent."""
     folder = Path(os.environ.get("PENCHANT_DATA", Path(__file__).parents[2] / "shared" / "data"))

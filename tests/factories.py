@@ -17,10 +17,21 @@ START_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 
 
-def make_store(out: Path, *, num_users: int = 60, num_items: int = 80, num_categories: int = 8, seed: int = 0) -> Store:
+def make_store(
+    out: Path,
+    *,
+    num_users: int = 60,
+    num_items: int = 80,
+    num_categories: int = 8,
+    seed: int = 0,
+    searches: bool = False,
+) -> Store:
     """Users who keep to two categories each, and within one walk from an item to the next (so order can be learned).
 
     Half of the events came from a request that showed ten items; every third request had a query. Equal times occur.
+
+    Args:
+        searches: every other event, about, came from a search for the first word of its item's title, or both.
     """
     rng = np.random.default_rng(seed)
     category = 1 + np.arange(num_items) % num_categories
@@ -60,13 +71,21 @@ def make_store(out: Path, *, num_users: int = 60, num_items: int = 80, num_categ
                 place = int(rng.integers(0, 10))
                 shown.append((at, user, np.insert(others, place, item), place, int(rng.random() < 1 / 3)))
     row = rng.permutation(len(events))
+    query, texts = np.zeros(len(events), np.int32), ["red thing"]
+    if searches:
+        chance = np.random.default_rng([seed, 1])
+        for at, (_, item, _) in enumerate(events):
+            if chance.random() < 0.5:
+                text = " ".join(title[item - 1].split()[: int(chance.integers(1, 3))])
+                texts += [] if text in texts else [text]
+                query[at] = texts.index(text) + 1
     user_, item_, ts_ = (np.array(x) for x in zip(*events, strict=True))
     order = np.lexsort((row, ts_, user_))
     event_table = pa.table(
         {
             "user": pa.array(user_[order], pa.int32()),
             "item": pa.array(item_[order], pa.int32()),
-            "query": pa.array(np.zeros(len(events)), pa.int32()),
+            "query": pa.array(query[order], pa.int32()),
             "action": ["click"] * len(events),
             "ts_ms": pa.array(ts_[order], pa.int64()),
             "request": pa.array(np.zeros(len(events)), pa.int64()),
@@ -87,7 +106,7 @@ def make_store(out: Path, *, num_users: int = 60, num_items: int = 80, num_categ
             "source": ["synthetic"] * (10 * r),
         }
     )
-    queries = pa.table({"query": pa.array([1], pa.int32()), "text": ["red thing"]})
+    queries = pa.table({"query": pa.array(np.arange(1, len(texts) + 1), pa.int32()), "text": texts})
     store = write_store(
         out,
         name="made-up",

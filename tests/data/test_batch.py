@@ -108,6 +108,44 @@ def test_what_was_shown_with_a_target_and_not_clicked_comes_along(tmp_path: Path
     assert SequenceBatches(store, split, SequenceDataConfig(), seed=0).batch(0).shown is None
 
 
+@settings(deadline=None, max_examples=20)
+@given(max_len=st.integers(1, 40), batch_targets=st.integers(1, 400), shown=st.integers(0, 2))
+def test_every_target_brings_its_query_and_every_action_its_own(
+    searched: Store, max_len: int, batch_targets: int, shown: int
+) -> None:
+    split = load_split(searched, "temporal-successive")
+    config = SequenceDataConfig(max_len=max_len, batch_targets=batch_targets, shown=shown, queries=True)
+    batches = SequenceBatches(searched, split, config, seed=3)
+    told: Counter[tuple[int, ...]] = Counter()
+    for step in range(batches.steps_per_epoch):
+        batch = batches.batch(step).to(torch.device("cpu"))
+        assert batch.queries is not None
+        assert batch.history_queries is not None
+        assert (batch.shown is not None) == bool(shown)
+        assert not batch.queries[~batch.mask].any()
+        assert not batch.history_queries[~batch.mask].any()
+        columns = (batch.history_queries, batch.history, batch.queries, batch.targets)
+        told.update(zip(*(column[batch.mask].tolist() for column in columns), strict=True))
+    expected: Counter[tuple[int, ...]] = Counter()
+    for start, stop in zip(split.starts("train"), split.stops("train"), strict=True):
+        for at in range(start, stop - 1):
+            pair = [(int(searched.event_query[e]), int(searched.event_item[e])) for e in (at, at + 1)]
+            expected[(*pair[0], *pair[1])] += 1
+    assert told == expected
+
+
+def test_queries_come_only_where_asked_for_and_change_nothing_else(searched: Store) -> None:
+    split = load_split(searched, "loo")
+    with_, without = (
+        SequenceBatches(searched, split, SequenceDataConfig(max_len=10, queries=queries), seed=1).batch(1)
+        for queries in (True, False)
+    )
+    assert without.queries is None
+    assert without.history_queries is None
+    assert torch.equal(with_.history, without.history)
+    assert torch.equal(with_.targets, without.targets)
+
+
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_len is 0"):
         SequenceDataConfig(max_len=0)

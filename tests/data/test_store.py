@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from penchant.data.store import Store, cache_root, write_text
+from penchant.data.store import ContentVectors, Store, cache_root, write_text
 from penchant.data.writer import write_store
 from penchant.errors import StoreError
 from tests.factories import make_store
@@ -36,6 +36,12 @@ def test_arrays_say_what_the_tables_say(store: Store) -> None:
     assert store.num_items == store.table("items").num_rows
     assert store.item_ids[3] == "i3"
     assert store.user_ids[0] == ""
+
+
+def test_queries_are_told_by_their_number(searched: Store) -> None:
+    told = {row["query"]: row["text"] for row in searched.table("queries").to_pylist()}
+    assert searched.query_texts == ["", *(told[q] for q in range(1, searched.num_queries + 1))]
+    assert len(searched.query_texts) > 10
 
 
 def test_the_same_content_has_the_same_fingerprint(store: Store, tmp_path: Path) -> None:
@@ -129,6 +135,21 @@ def test_columns_of_the_sources_own_are_kept_last(store: Store, tmp_path: Path) 
 def test_missing_vectors_say_how_to_make_them(store: Store) -> None:
     with pytest.raises(StoreError, match=r"no content vectors named 'smell', there are .*penchant encode"):
         store.vectors("smell")
+
+
+def test_vectors_are_standardised_over_the_items_that_have_content() -> None:
+    rng = np.random.default_rng(0)
+    values = (100 + 3 * rng.standard_normal((50, 4))).astype(np.float16)
+    values[:, 3] = 0.1  # all alike
+    present = np.arange(50) % 5 > 0
+    values[~present] = 0
+    out = ContentVectors(values, present, "").standardised()
+    known = values[present, :3].astype(np.float64)
+    np.testing.assert_allclose(out[present, :3], (known - known.mean(0)) / known.std(0), rtol=1e-4, atol=1e-5)
+    assert out.dtype == np.float32
+    assert not out[~present].any()
+    assert not out[:, 3].any()
+    assert not ContentVectors(values, np.zeros(50, dtype=bool), "").standardised().any()
 
 
 def test_the_cache_is_where_the_setting_says_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

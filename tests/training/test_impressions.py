@@ -103,6 +103,17 @@ def test_histories_are_strictly_before_the_request(store: Store, split: Split, f
             assert (requests.history_times_ms < requests.times_ms[:, None])[requests.mask].all()
             expected = requests_before_times(store, requests.users.numpy(), requests.times_ms.numpy(), 12)
             assert torch.equal(requests.history, expected.history)
+            assert expected.history_queries is not None
+            assert requests.history_queries is not None
+            assert torch.equal(requests.history_queries, expected.history_queries)
+
+
+def test_each_request_brings_what_was_typed(store: Store, split: Split, features: Features) -> None:
+    batches = ImpressionBatches(store, split, "valid", features, cells=500)
+    typed = [q for batch, _ in batches.in_order() for q in batch.inputs.requests.queries or ()]
+    expected = [store.query_texts[store.request_query[r]] for r in split.requests(store, "valid")]
+    assert sorted(typed) == sorted(expected)
+    assert len(set(typed)) == 2
 
 
 @settings(deadline=None, max_examples=30)

@@ -149,11 +149,17 @@ def rates(market: Market, requests: Requests, at: int) -> dict[str, Float[np.nda
         leaf = (1 - knobs.cross_category) * sessions + knobs.cross_category * stray
         result[kind] = knobs.home * home + (1 - knobs.home) * leaf[catalogue.leaf] * pages
     if r.is_search[0]:
-        asked = market.attraction(r.user, r.day, np.arange(len(catalogue) + 1)[None], r.truth.asked)[0]
-        result["request"] = _listed(market, r.day, asked, *ranges(market, r))
+        result["request"] = search_rates(market, r)
     else:
         result["request"] = np.where(catalogue.leaf == r.category[0], pages, 0) if r.category[0] else home
     return result
+
+
+def search_rates(market: Market, one: Requests) -> Float[np.ndarray, " I"]:
+    """True rate of a click on every item (row 0 is padding) for one search that is known: `request` of `rates`."""
+    items = np.arange(len(market.catalogue) + 1)[None]
+    asked = market.attraction(one.user, one.day, items, one.truth.asked)[0]
+    return _listed(market, one.day, asked, *ranges(market, one))
 
 
 def _listed(market: Market, day: int, liked: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:

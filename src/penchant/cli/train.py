@@ -75,6 +75,14 @@ class Evaluate:
     $ penchant evaluate runs/sasrec
     $ penchant evaluate runs/sasrec --filter-seen --trec lists.run
     $ penchant evaluate --lists lists.run --store stores/ml-1m --split loo
+    $ penchant evaluate runs/sasrec --search
+    $ penchant evaluate --search --store stores/bazaar-small
+
+    With --search, only clicks that came from a query are judged: the clicked item's place in the whole catalogue, and
+    among the items that match the query's words, for text search, the sentence encoder of `penchant encode`, popularity
+    within the matches, and the run: as it is, as the order of the matches, and without its user. On a generated market
+    (penchant prepare bazaar) the true relevance of the first ten stands beside it, so that a model that puts its user's
+    taste above the query shows.
     """
 
     run: Positional[Path | None] = None
@@ -86,7 +94,15 @@ class Evaluate:
     store: Path | None = None
     """The Store, where it is not where the run found it; needed with --lists."""
     split: str | None = None
-    """With --lists: the split, temporal-successive where none is given. A run is judged on its own."""
+    """With --lists, or --search without a run: the split, temporal-successive where none is given. A run is judged on
+    its own."""
+    search: bool = False
+    """Judge search: how well the clicked item of each query is found, beside what searches without a user."""
+    beside: tuple[Path, ...] = ()
+    """With --search: further runs of the same Store and split."""
+    out: Path | None = None
+    """With --search: where the numbers go as JSON, with each user's as Parquet beside it. The run's folder where none
+    is given."""
     filter_seen: bool = False
     """Also rank with the items of the history left out, as a second column."""
     targets: int | None = None
@@ -101,10 +117,13 @@ class Evaluate:
 def evaluate(args: Sequence[str]) -> None:
     """Judge a run or lists; print the metrics and write them beside the run."""
     chosen = parse("evaluate", Evaluate, args)
+    if chosen.search:
+        _search(chosen)
+        return
+    _refuse("without --search", {"--beside": chosen.beside or None, "--out": chosen.out})
     if (chosen.run is None) == (chosen.lists is None):
         raise ConfigError("name a run, or --lists with --store", fix="penchant evaluate --help shows both.")
-    if chosen.targets is not None and chosen.targets < 1:
-        raise ConfigError(f"--targets is {chosen.targets}", fix="Give 1 or more, or leave it out to judge all.")
+    _check_targets(chosen)
     console = Console(highlight=False)
     of_model = {"--targets": chosen.targets, "--filter-seen": chosen.filter_seen, "--trec": chosen.trec}
     if chosen.lists is not None:
@@ -140,6 +159,25 @@ def evaluate(args: Sequence[str]) -> None:
     verdict.write(chosen.run / f"evaluation-{chosen.window}{subsample}.json")
     if chosen.trec is not None and isinstance(verdict.result, RetrievalResult):
         write_trec(verdict.result, loaded.store, chosen.trec, tag=loaded.described["config"]["kind"])
+
+
+def _search(chosen: Evaluate) -> None:
+    from penchant.cli.search import evaluate_search_of
+
+    trec = {"--lists": chosen.lists, "--filter-seen": chosen.filter_seen, "--trec": chosen.trec}
+    _refuse("with --search", trec)
+    _check_targets(chosen)
+    if chosen.run is not None:
+        _refuse("for a run, which is judged on its own split", {"--split": chosen.split})
+    runs = [run for run in (chosen.run, *chosen.beside) if run is not None]
+    evaluate_search_of(
+        runs, chosen.store, chosen.split, chosen.window, chosen.targets, chosen.memory_mb, chosen.device, chosen.out
+    )
+
+
+def _check_targets(chosen: Evaluate) -> None:
+    if chosen.targets is not None and chosen.targets < 1:
+        raise ConfigError(f"--targets is {chosen.targets}", fix="Give 1 or more, or leave it out to judge all.")
 
 
 def _refuse(why: str, options: Mapping[str, object]) -> None:

@@ -23,11 +23,16 @@ class SequenceBatch:
         history: items, oldest first, 0 = padding at the end.
         targets: the item after each action; 0 at padding.
         shown: items that were shown with each target and not clicked, 0 = none; None where they were not asked for.
+        queries: the dense query of each target, which its user has typed before they act; 0 = none. None where not
+            asked for.
+        history_queries: the dense query of each action of `history`, likewise.
     """
 
     history: Int[Tensor, "B S"]
     targets: Int[Tensor, "B S"]
     shown: Int[Tensor, "B S N"] | None = None
+    queries: Int[Tensor, "B S"] | None = None
+    history_queries: Int[Tensor, "B S"] | None = None
 
     @property
     def mask(self) -> Bool[Tensor, "B S"]:
@@ -39,8 +44,11 @@ class SequenceBatch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device) -> SequenceBatch:
-        shown = None if self.shown is None else self.shown.to(device)
-        return SequenceBatch(self.history.to(device), self.targets.to(device), shown)
+        return SequenceBatch(
+            self.history.to(device),
+            self.targets.to(device),
+            *(None if x is None else x.to(device) for x in (self.shown, self.queries, self.history_queries)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,8 @@ class SequenceDataConfig:
     """Only the newest `max_len` + 1 actions of a user train, as in most published code."""
     shown: int = 0
     """Items that were shown with each target and not clicked: so many at most come along, for who learns from them."""
+    queries: bool = False
+    """The queries of targets and of past actions come along."""
 
     def __post_init__(self) -> None:
         if self.shown < 0:
@@ -128,14 +138,22 @@ class SequenceBatches:
             self._pieces, self._epoch = self._plan(epoch), epoch
         starts, ends = self._pieces[place]
         rows = gather_ragged(self.store.event_item, starts, ends, self.config.max_len + 1).astype(np.int64)
-        lengths = ends - starts
-        history = rows[:, :-1].copy()
-        history[np.arange(history.shape[1]) >= (lengths - 1)[:, None]] = 0  # the newest action has no target
+        asked = None
+        if self.config.queries:
+            asked = gather_ragged(self.store.event_query, starts, ends, self.config.max_len + 1).astype(np.int64)
+        # The newest action of a piece has no target.
+        old = np.arange(rows.shape[1] - 1) < (ends - starts - 1)[:, None]
         targets, shown = rows[:, 1:].copy(), None
         if self._unclicked is not None:
             events = np.where(targets > 0, starts[:, None] + 1 + np.arange(targets.shape[1]), -1)
             shown = torch.from_numpy(self._unclicked.of(events).astype(np.int64))
-        return SequenceBatch(torch.from_numpy(history), torch.from_numpy(targets), shown)
+        return SequenceBatch(
+            torch.from_numpy(rows[:, :-1] * old),
+            torch.from_numpy(targets),
+            shown,
+            queries=None if asked is None else torch.from_numpy(asked[:, 1:].copy()),
+            history_queries=None if asked is None else torch.from_numpy(asked[:, :-1] * old),
+        )
 
     def _plan(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each batch's pieces as (starts, ends) of event rows; a piece of n + 1 events has n targets."""

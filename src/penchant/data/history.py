@@ -25,6 +25,8 @@ class Requests:
         history: items, oldest first, 0 = padding at the end.
         history_times_ms: when; 0 at padding.
         queries: what each typed; None where nobody searched (recommendation), "" where one did not.
+        history_queries: the dense query under which each past action happened, 0 = none, unknown or padding; None where
+            nobody knows: the Store has no queries, or the history comes from a server.
     """
 
     users: Int[Tensor, " B"]
@@ -32,6 +34,7 @@ class Requests:
     history: Int[Tensor, "B S"]
     history_times_ms: Int[Tensor, "B S"]
     queries: tuple[str, ...] | None = None
+    history_queries: Int[Tensor, "B S"] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -56,6 +59,7 @@ class Requests:
             self,
             history=self.history.gather(1, column) * inside,
             history_times_ms=self.history_times_ms.gather(1, column) * inside,
+            history_queries=None if self.history_queries is None else self.history_queries.gather(1, column) * inside,
         )
 
     def rows(self, rows: slice | Int[Tensor, " b"]) -> Requests:
@@ -68,6 +72,7 @@ class Requests:
             history=self.history[rows],
             history_times_ms=self.history_times_ms[rows],
             queries=None if self.queries is None else tuple(self.queries[i] for i in of),
+            history_queries=None if self.history_queries is None else self.history_queries[rows],
         )
 
     def to(self, device: torch.device | str) -> Requests:
@@ -77,6 +82,7 @@ class Requests:
             times_ms=self.times_ms.to(device),
             history=self.history.to(device),
             history_times_ms=self.history_times_ms.to(device),
+            history_queries=None if self.history_queries is None else self.history_queries.to(device),
         )
 
 
@@ -106,19 +112,32 @@ def make_requests(
     ends: np.ndarray,
     max_len: int,
     queries: tuple[str, ...] | None = None,
+    item_queries: np.ndarray | None = None,
 ) -> Requests:
-    """Requests whose histories are slices of flat arrays: a Store's events, or a server's event log."""
+    """Requests whose histories are slices of flat arrays: a Store's events, or a server's event log.
+
+    Args:
+        queries: what each request typed.
+        item_queries: the dense query of each item of `items`; None where unknown.
+    """
+
+    def histories(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(gather_ragged(values, starts, ends, max_len).astype(np.int64))
+
     return Requests(
         users=torch.from_numpy(np.asarray(users, dtype=np.int64)),
         times_ms=torch.from_numpy(np.asarray(times_ms, dtype=np.int64)),
-        history=torch.from_numpy(gather_ragged(items, starts, ends, max_len).astype(np.int64)),
-        history_times_ms=torch.from_numpy(gather_ragged(item_times_ms, starts, ends, max_len).astype(np.int64)),
+        history=histories(items),
+        history_times_ms=histories(item_times_ms),
         queries=queries,
+        history_queries=None if item_queries is None else histories(item_queries),
     )
 
 
 def requests_before_events(store: Store, events: np.ndarray, max_len: int) -> Requests:
     """One request per event: its user, at its time, with the history strictly before it in the Store's order.
+
+    Where the Store has queries, `queries` is what was typed for the event itself.
 
     Args:
         events: int64 [B], rows of the Store's events.
@@ -132,14 +151,29 @@ def requests_before_events(store: Store, events: np.ndarray, max_len: int) -> Re
         store.user_indptr[users],
         np.asarray(events, dtype=np.int64),
         max_len,
+        texts_of(store, store.event_query[events]) if store.num_queries else None,
+        store.event_query if store.num_queries else None,
     )
 
 
-def requests_before_times(store: Store, users: np.ndarray, times_ms: np.ndarray, max_len: int) -> Requests:
-    """One request per (user, time), with the actions strictly before that time: one at the same time is not seen."""
+def requests_before_times(
+    store: Store, users: np.ndarray, times_ms: np.ndarray, max_len: int, queries: tuple[str, ...] | None = None
+) -> Requests:
+    """One request per (user, time), with the actions strictly before that time: one at the same time is not seen.
+
+    Args:
+        queries: what each request typed; a time alone does not tell.
+    """
     users = np.asarray(users, dtype=np.int64)
     starts, ends = store.user_indptr[users], ends_before(store, users, np.asarray(times_ms))
-    return make_requests(users, times_ms, store.event_item, store.event_ts_ms, starts, ends, max_len)
+    asked = store.event_query if store.num_queries else None
+    return make_requests(users, times_ms, store.event_item, store.event_ts_ms, starts, ends, max_len, queries, asked)
+
+
+def texts_of(store: Store, queries: np.ndarray) -> tuple[str, ...]:
+    """The texts of dense queries, "" for 0."""
+    texts = store.query_texts
+    return tuple(texts[q] for q in queries.tolist())
 
 
 def ends_before(store: Store, users: np.ndarray, times_ms: np.ndarray) -> np.ndarray:

@@ -86,11 +86,27 @@ class ContentVectors:
         values: float16 [I+1, D]; row 0 and rows of items without content are zero.
         present: bool [I+1]; False where an item has no such content.
         fingerprint: hash of encoder and content.
+        encoder, encoder_fingerprint: which encoder made them: its name, and the hash of its weights and settings.
     """
 
     values: np.ndarray
     present: np.ndarray
     fingerprint: str
+    encoder: str
+    encoder_fingerprint: str
+
+    def standardised(self) -> np.ndarray:
+        """float32 [I+1, D]: mean 0 and variance 1 in each dimension over the items that have content.
+
+        The others stay zero, and so does a dimension in which all are alike.
+        """
+        known = self.values[self.present].astype(np.float32)
+        count = max(len(known), 1)
+        known -= known.sum(0, dtype=np.float64) / count
+        spread = np.sqrt(np.einsum("nd,nd->d", known, known) / count)
+        out = np.zeros(self.values.shape, np.float32)
+        out[self.present] = known / np.where(spread > 0, spread, 1)
+        return out
 
 
 class Store:
@@ -157,6 +173,11 @@ class Store:
     def num_categories(self) -> int:
         """Categories are 1..num_categories."""
         return self.manifest["counts"]["categories"]
+
+    @property
+    def num_queries(self) -> int:
+        """Distinct queries are 1..num_queries; 0 where nobody searched."""
+        return self.manifest["counts"]["queries"]
 
     @property
     def has_time(self) -> bool:
@@ -236,6 +257,11 @@ class Store:
         return ["", *self.table("users", ["user_id"])["user_id"].to_pylist()]
 
     @cached_property
+    def query_texts(self) -> list[str]:
+        """The text of each query; entry 0 (none) is the empty string."""
+        return ["", *self.table("queries", ["text"])["text"].to_pylist()]
+
+    @cached_property
     def event_user(self) -> np.ndarray:
         """int32 [E]: the user of each event, from user_indptr."""
         return np.repeat(np.arange(self.num_users + 1, dtype=np.int32), np.diff(self.user_indptr))
@@ -257,7 +283,8 @@ class Store:
         manifest = json.loads((folder / MANIFEST).read_text())
         values = np.load(folder / "values.npy", mmap_mode="r")
         present = np.load(folder / "present.npy")
-        return ContentVectors(values, present, manifest["fingerprint"])
+        made_by = manifest.get("encoder", ""), manifest.get("encoder_fingerprint", "")
+        return ContentVectors(values, present, manifest["fingerprint"], *made_by)
 
     def verify(self) -> None:
         """Read every file and compare its hash with the manifest's.

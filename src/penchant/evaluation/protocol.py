@@ -142,7 +142,7 @@ def evaluate_retrieval(
     events = split.targets(window)
     if not len(events):
         raise StoreError(f"split {split.name!r} has no targets in window {window!r}", where=store.path)
-    events, notes = _subsample(events, targets, seed)
+    events, notes = subsample(events, targets, seed)
     base = targets_of(store, split, events)
     order = np.argsort(base["history_lengths"], kind="stable")
     depth = min(max((k for k in ks if k <= LIST_DEPTH), default=LIST_DEPTH), store.num_items)
@@ -152,7 +152,7 @@ def evaluate_retrieval(
     unseen_ranks = np.full(len(events), np.inf) if filter_seen else None
     unanswered = 0
     with judging(model) if isinstance(model, nn.Module) else torch.no_grad():
-        scored = _Scored(model, store.num_items, memory_mb)
+        scored = Scored(model, store.num_items, memory_mb)
         for start in range(0, len(events), scored.rows(batch_size)):
             batch = order[start : start + scored.rows(batch_size)]
             requests = requests_before_events(store, events[batch], max_len)
@@ -185,7 +185,7 @@ def targets_of(store: Store, split: Split, events: Int[np.ndarray, " T"]) -> dic
     """What a `RetrievalResult` says of its targets, and the training counts its slices need."""
     users = np.searchsorted(store.user_indptr, events, side="right") - 1
     train = split.events("train")
-    query_counts = np.bincount(store.event_query[train], minlength=store.manifest["counts"]["queries"] + 1)
+    query_counts = np.bincount(store.event_query[train], minlength=store.num_queries + 1)
     return {
         "users": users,
         "items": np.asarray(store.event_item[events]),
@@ -204,14 +204,15 @@ def per_user_table(users: Int[np.ndarray, " N"], values: dict[str, Float[np.ndar
     return pa.table({"user": names.astype(np.int32), "weight": rows.astype(np.int32), **means})
 
 
-def _subsample(events: np.ndarray, targets: int | None, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def subsample(events: np.ndarray, targets: int | None, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """So many events drawn at random, in order, and a note that says so; all of them where there are no more."""
     if targets is None or targets >= len(events):
         return events, ()
     chosen = np.sort(np.random.default_rng(seed).choice(len(events), targets, replace=False))
     return events[chosen], (f"A random {targets:,} of {len(events):,} targets were judged (seed {seed}).",)
 
 
-class _Scored:
+class Scored:
     """A model's scores in blocks of requests and items whose size keeps to the memory allowed."""
 
     def __init__(self, model: CatalogueScorer | Embedder, num_items: int, memory_mb: float) -> None:

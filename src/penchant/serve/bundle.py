@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from penchant.data.store import fingerprint, sha256
 from penchant.errors import BundleError, RunError
 from penchant.funnel.pipeline import Funnel, load_funnel
-from penchant.serve.lexical import LexicalIndex
+from penchant.index.lexical import LexicalIndex
 
 FORMAT = 1
 """Version of the layout; a bundle of another version is refused."""

@@ -13,12 +13,10 @@ import torch
 from penchant.errors import PenchantError
 from penchant.funnel.pipeline import Trace
 from penchant.funnel.stages import Candidates, Requests
+from penchant.index.lexical import SEARCH_POOL
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import Event, EventLog
 from penchant.serve.histories import Histories, UnknownItemError
-
-SEARCH_POOL = 200
-"""Best text matches that the ranker orders anew."""
 
 MAX_AHEAD_MS = 60_000
 """How far a sender's clock may be ahead."""

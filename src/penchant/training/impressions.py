@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from penchant.data.history import ends_before, make_requests
+from penchant.data.history import ends_before, make_requests, texts_of
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import StoreError
@@ -157,6 +157,8 @@ class ImpressionBatches:
             store.user_indptr[users],
             self._ends[rows],
             self._features.max_len,
+            texts_of(store, store.request_query[self.requests[rows]]) if store.num_queries else None,
+            store.event_query if store.num_queries else None,
         )
         count = self._count[rows, None]
         place = np.arange(count.max())

@@ -216,7 +216,7 @@ def count_events(store: Store, splits: Sequence[Split], now_ms: int, rows: int =
     """Everything that needs to look at the events."""
     total: Counter[str] = Counter()
     item_counts = np.zeros(store.num_items + 1, dtype=np.int64)
-    query_counts = np.zeros(store.manifest["counts"]["queries"] + 1, dtype=np.int64)
+    query_counts = np.zeros(store.num_queries + 1, dtype=np.int64)
     gaps = np.zeros(len(GAPS), dtype=np.int64)
     periods = _periods(store) if store.has_time and store.num_events else None
     counting = [_SplitCount(store, split) for split in splits]

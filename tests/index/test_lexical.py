@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penchant.serve.lexical import LexicalIndex
+from penchant.index.lexical import LexicalIndex
 
 
 @pytest.fixture(scope="module")

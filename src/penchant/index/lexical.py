@@ -1,6 +1,6 @@
 """Text search over the catalogue: BM25 on title, category and text, forgiving of typos.
 
-Built in memory when a bundle is loaded (about a second for 50,000 items), so that no index format is part of a bundle.
+Built in memory when it is needed (about a second for 50,000 items), so that no index format is part of a bundle.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import tantivy
+
+SEARCH_POOL = 200
+"""Best text matches that a model orders anew."""
 
 MAX_WORDS = 32
 """Words of a query beyond these are not looked at."""
