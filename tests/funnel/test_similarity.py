@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -58,9 +61,20 @@ def test_each_request_is_read_once_and_by_itself(monkeypatch: pytest.MonkeyPatch
     similar.scores(REQUESTS, ITEMS)
     assert model.asked == [1] * 4
     assert torch.equal(similar.user_vectors(REQUESTS)[:2], first)
-    later = Requests(REQUESTS.users, REQUESTS.times_ms + 1, REQUESTS.history, REQUESTS.history_times_ms)
-    similar.user_vectors(later)
-    assert model.asked == [1] * 8, "another moment may be another vector"
+    others: dict[str, Any] = {
+        "users": REQUESTS.users + 1,
+        "times_ms": REQUESTS.times_ms + 1,
+        "history": REQUESTS.history + 1,
+        "history_times_ms": REQUESTS.history_times_ms + 1,
+        "queries": ("a",) * 4,
+        "history_queries": REQUESTS.history + 1,
+    }
+    assert set(others) == {of.name for of in fields(Requests)}
+    one = REQUESTS.rows(slice(0, 1))
+    for name, other in others.items():
+        asked = len(model.asked)
+        similar.user_vectors(replace(one, **{name: other[:1]}))
+        assert len(model.asked) == asked + 1, f"{name} may make another vector"
     monkeypatch.setattr(similarity, "REMEMBERED", 3)
     bounded = model.similarity()
     for _ in range(3):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
@@ -88,9 +88,9 @@ class Similarity:
     def _user_vector(self, request: Requests) -> Float[Tensor, " D"]:
         request = request.last(request.history.shape[1])  # without padding
         key = hashlib.blake2b(digest_size=16)
-        for part in (request.users, request.times_ms, request.history, request.history_times_ms):
-            key.update(part.numpy().tobytes())
-        key.update(repr(request.queries).encode())
+        for of in fields(request):  # all of them: a model may read any
+            part = getattr(request, of.name)
+            key.update(of.name.encode() + (part.numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()))
         vector = self._known.get(key.digest())
         if vector is None:
             vector = self.model.user_vectors(request)[0].clone()

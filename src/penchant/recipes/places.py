@@ -31,6 +31,7 @@ class Places:
 
     Attributes:
         recall_k: list length, `recall_share` of the catalogue's `num_items`.
+        recall_hr: among the whole catalogue, what was seen included, even if the funnel leaves that out.
         size: mean M', items that reach the ranker.
         merged, alone, fused: share of the targets among them by the merged order, by the pre-ranker alone, and fused.
         fused_gain: fused less alone.
