@@ -29,7 +29,7 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import PenchantError, RunError, StoreError
 from penchant.evaluation.results import result_path
-from penchant.recipes.reproduce import PREPARE
+from penchant.recipes.tables import PREPARE
 
 SPLIT = "loo"
 

@@ -21,7 +21,7 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import StoreError
 from penchant.evaluation.results import find_results
-from penchant.recipes.reproduce import PREPARE
+from penchant.recipes.tables import PREPARE
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
 from penchant.data.store import write_json
-from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
+from penchant.evaluation.meaning import item_terms, js_at, shown_gauc
+from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval, per_user_table
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking
 from penchant.recipes.runs import LoadedRun, load_features
 from penchant.training.impressions import evaluate_impressions
 
 KS = (5, 10, 20, 50, 100)
+WIDEST = 200
+"""Of KARMA's tables, which look further down."""
+SHOWN = 4000
+"""Requests with clicks and non-clicks by which GAUC is taken beside a retrieval result."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +32,20 @@ class Verdict:
     Attributes:
         provenance: data, split, window and settings that the numbers belong to.
         cpu_seconds, wall_seconds: of judging.
+        meaning: of a retrieval result, where asked for: JS@50 with the target and over the others, of each target.
+        shown: GAUC by request on what was shown, where asked for and the Store knows it.
     """
 
     result: RetrievalResult | RankingResult
     provenance: dict[str, Any]
     cpu_seconds: float
     wall_seconds: float
+    meaning: dict[str, np.ndarray] = field(default_factory=dict)
+    shown: float | None = None
 
     def metrics(self) -> dict[str, float]:
-        return self.result.metrics()
+        beside = {name: float(values.mean()) for name, values in self.meaning.items()}
+        return self.result.metrics() | beside | ({} if self.shown is None else {"GAUC request": self.shown})
 
     def slices(self) -> dict[str, Any]:
         """Means by popularity of the item, by history length, by query; empty for rankers."""
@@ -43,6 +54,10 @@ class Verdict:
     def per_user(self) -> pa.Table:
         """Per-user values, the most important metrics first."""
         table = self.result.per_user()
+        if self.meaning and isinstance(self.result, RetrievalResult):
+            overlaps = per_user_table(self.result.users, self.meaning)
+            for name in self.meaning:
+                table = table.append_column(name, overlaps[name])
         kept = [name for name in table.column_names if not name.startswith("MRR") or name == "MRR@20"]
         return table.select(sorted(kept, key=lambda name: not name.endswith(("user", "weight", "@10", "@20"))))
 
@@ -62,10 +77,17 @@ def judge_run(
     targets: int | None = None,
     filter_seen: bool = False,
     memory_mb: float = 256,
+    meaning: bool = False,
 ) -> Verdict:
-    """Judge the run of a folder on a window of its own split."""
+    """Judge the run of a folder on a window of its own split.
+
+    Args:
+        meaning: also say what the lists mean, and how a model of vectors ranks what was shown: KARMA's measures.
+    """
     store, split, model = loaded.store, loaded.split, loaded.model
     wall, cpu = time.perf_counter(), time.process_time()
+    overlaps: dict[str, np.ndarray] = {}
+    gauc: float | None = None
     if loaded.described["run"] == "RankingRun":
         shown = evaluate_impressions(model, load_features(folder), store, split, window)
         result = evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users)
@@ -76,12 +98,17 @@ def judge_run(
             store,
             split,
             window,
-            ks=KS,
+            ks=(*KS, WIDEST) if meaning else KS,
             max_len=max_len,
             targets=targets,
             filter_seen=filter_seen,
             memory_mb=memory_mb,
         )
+        if meaning:
+            js = js_at(result.lists[:, :50], result.items, item_terms(store))
+            overlaps = dict(zip(("JS@50", "JS@50 others"), js, strict=True))
+            if hasattr(model, "user_vectors") and split.cuts_ms is not None and len(split.requests(store, window)):
+                gauc = shown_gauc(model, store, split, window, max_len=max_len, requests=SHOWN).value
     provenance = {
         "data": store.name,
         "data_fingerprint": store.fingerprint,
@@ -90,7 +117,8 @@ def judge_run(
         "window": window,
         "config": loaded.described["config"],
     }
-    return Verdict(result, provenance, time.process_time() - cpu, time.perf_counter() - wall)
+    seconds = time.process_time() - cpu, time.perf_counter() - wall
+    return Verdict(result, provenance, *seconds, overlaps, gauc)
 
 
 def metrics_table(result: RetrievalResult | RankingResult, title: str = "") -> Table:

@@ -103,6 +103,12 @@ def train_karma(
     return result
 
 
+def said_by(run: Path) -> tuple[str, ...]:
+    """What a run's folder says of its backbone as a language model: notes of its row."""
+    file = run / SAID
+    return (file.read_text(encoding="utf-8").strip(),) if file.is_file() else ()
+
+
 def _check(run: KarmaRun) -> None:
     if run.data.max_len != run.model.max_len:
         what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -18,112 +17,11 @@ from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.results import Result, find_results, result_path, versions_here, write_result
-from penchant.recipes import controls
 from penchant.recipes.judge import judge_run
-from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, flat, load_run, train_run
-
-Trained = TypeVar("Trained", SequenceRun, RankingRun)
-PREPARE = {
-    "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
-    "beauty": "penchant prepare sequences --path beauty/sequences.txt --gaps beauty/time_gaps.txt "
-    "--ids beauty/datamaps.json --items beauty/categories_by_asin.json --brand-first --category-queries --out {store}",
-    "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --out {store}",
-}
-"""How to make the Stores that the tables need. Posters and abstracts change no result of the controls."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row of a table on one data set and split.
-
-    Attributes:
-        tries: variants of which the one that is best on validation after a quarter of its epochs is run; `run` if none.
-        minutes: wall time on two cores, about, judging included.
-        trials: variants tried by hand before, where there are no `tries`.
-    """
-
-    name: str
-    run: Run
-    tries: tuple[Run, ...] = ()
-    data: str
-    split: str
-    minutes: float
-    trials: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultTable:
-    """A table of a paper, or of the controls."""
-
-    paper: str
-    name: str
-    rows: tuple[Row, ...]
-    seeds: int
-
-
-def calibration() -> ResultTable:
-    """The harness against the literature: SASRec and GRU4Rec with histories of 200 on ML-1M, one seed."""
-    runs = (("sasrec-ce", controls.sasrec_long(), 45.0, 11), ("gru4rec-ce", controls.gru4rec_long(), 45.0, 2))
-    rows = tuple(
-        Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes, trials=trials)
-        for split in ("loo", "temporal-successive")
-        for name, run, minutes, trials in runs
-    )
-    return ResultTable(paper="controls", name="calibration", rows=rows, seeds=1)
-
-
-def retrieval() -> ResultTable:
-    """Every retrieval control on ML-1M at histories of 50."""
-    runs = (
-        ("popularity", controls.popularity(), 0.5, 1),
-        ("recent-popularity", controls.recent_popularity(), 0.5, 1),
-        ("markov", controls.markov(), 0.5, 1),
-        ("item-knn", controls.item_knn(), 1.0, 10),
-        ("two-tower", controls.two_tower(), 8.0, 1),
-        ("sasrec", controls.sasrec(), 8.0, 1),
-        ("gru4rec", controls.gru4rec(), 8.0, 1),
-    )
-    rows = tuple(
-        Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes, trials=trials)
-        for split in ("temporal-successive", "loo")
-        for name, run, minutes, trials in runs
-    )
-    return ResultTable(paper="controls", name="retrieval", rows=rows, seeds=1)
-
-
-def beauty() -> ResultTable:
-    """The controls on Beauty, which knows an order but no dates: leave-one-out alone."""
-    runs = (
-        ("popularity", controls.popularity(), 0.5, 1),
-        ("markov", controls.markov(), 0.5, 1),
-        ("item-knn", controls.item_knn(), 0.5, 1),
-        ("sasrec", controls.sasrec_beauty(), 16.0, 10),
-    )
-    rows = tuple(
-        Row(name=name, run=run, data="beauty", split="loo", minutes=minutes, trials=trials)
-        for name, run, minutes, trials in runs
-    )
-    return ResultTable(paper="controls", name="beauty", rows=rows, seeds=1)
-
-
-def ranking() -> ResultTable:
-    """DIN against mean pooling on what ML-1M's users rated, liked or not; three seeds, four learning rates each."""
-    rows = tuple(
-        Row(name=name, run=run, tries=at_rates(run), data="ml-1m-liked", split="temporal-successive", minutes=8.0)
-        for name, run in (("mean-pooling", controls.mean_pooling()), ("din", controls.din()))
-    )
-    return ResultTable(paper="controls", name="ranking", rows=rows, seeds=3)
-
-
-def at_rates(run: Trained, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0)) -> tuple[Trained, ...]:
-    """The run at several learning rates."""
-    optim = run.train.optim
-    return tuple(replace(run, train=replace(run.train, optim=replace(optim, lr=optim.lr * f))) for f in factors)
-
-
-def tables() -> dict[str, ResultTable]:
-    """Every table under `<paper>-<table>`."""
-    return {f"{t.paper}-{t.name}": t for t in (calibration(), retrieval(), beauty(), ranking())}
+from penchant.recipes.karma import said_by
+from penchant.recipes.rows import ResultTable, Row
+from penchant.recipes.runs import CountRun, Run, flat, load_run, train_run
+from penchant.recipes.tables import PREPARE, tables
 
 
 @dataclass(frozen=True)
@@ -210,7 +108,8 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     with alone(out, RunError):  # until it is judged; `train_run` holds the folder while it trains
         trained = train_run(run, store, split, out)
         loaded = load_run(out, path)
-        verdict = judge_run(loaded, out, filter_seen=not table.name.startswith("ranking"))
+        filter_seen = not table.name.startswith("ranking")
+        verdict = judge_run(loaded, out, filter_seen=filter_seen, targets=table.targets, meaning=table.meaning)
         result = Result(
             paper=table.paper,
             table=table.name,
@@ -230,7 +129,7 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
             trials=len(row.tries) or row.trials,
             metrics=dict(verdict.metrics()),
             slices=verdict.slices(),
-            notes=(*verdict.notes(), *tried),
+            notes=(*verdict.notes(), *tried, *said_by(out)),
             synthetic=bool(store.manifest.get("synthetic", False)),
         )
         write_result(results, result, verdict.per_user())

@@ -1,0 +1,51 @@
+"""What a table of results is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from penchant.recipes.karma import KarmaRun
+from penchant.recipes.runs import RankingRun, Run, SequenceRun
+
+Trained = TypeVar("Trained", SequenceRun, RankingRun, KarmaRun)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a table on one data set and split.
+
+    Attributes:
+        tries: variants of which the one that is best on validation after a quarter of its epochs is run; `run` if none.
+        minutes: wall time on two cores, about, judging included.
+        trials: variants tried by hand before, where there are no `tries`.
+    """
+
+    name: str
+    run: Run
+    tries: tuple[Run, ...] = ()
+    data: str
+    split: str
+    minutes: float
+    trials: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultTable:
+    """A table of a paper, or of the controls."""
+
+    paper: str
+    name: str
+    rows: tuple[Row, ...]
+    seeds: int
+    targets: int | None = None
+    """Targets judged, drawn at random; all if None."""
+    meaning: bool = False
+    """Judged by KARMA's measures too: what lists mean, and how what was shown is ranked."""
+
+
+def at_rates(run: Trained, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0)) -> tuple[Trained, ...]:
+    """The run at several learning rates."""
+    optim = run.train.optim
+    return tuple(replace(run, train=replace(run.train, optim=replace(optim, lr=optim.lr * f))) for f in factors)

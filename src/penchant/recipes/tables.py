@@ -1,0 +1,75 @@
+"""Every table of results: which rows, on which data, how many seeds."""
+
+from __future__ import annotations
+
+from penchant.recipes import controls, karma_tables
+from penchant.recipes.rows import ResultTable, Row, at_rates
+
+PREPARE = {
+    "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
+    "beauty": "penchant prepare sequences --path beauty/sequences.txt --gaps beauty/time_gaps.txt "
+    "--ids beauty/datamaps.json --items beauty/categories_by_asin.json --brand-first --category-queries --out {store}",
+    "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --posters posters.zip "
+    "--abstracts abstracts.json --out {store}, then penchant encode {store}",
+}
+"""How to make the Stores that the tables need. KARMA reads posters and abstracts; no control does."""
+
+
+def calibration() -> ResultTable:
+    """The harness against the literature: SASRec and GRU4Rec with histories of 200 on ML-1M, one seed."""
+    runs = (("sasrec-ce", controls.sasrec_long(), 45.0, 11), ("gru4rec-ce", controls.gru4rec_long(), 45.0, 2))
+    rows = tuple(
+        Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes, trials=trials)
+        for split in ("loo", "temporal-successive")
+        for name, run, minutes, trials in runs
+    )
+    return ResultTable(paper="controls", name="calibration", rows=rows, seeds=1)
+
+
+def retrieval() -> ResultTable:
+    """Every retrieval control on ML-1M at histories of 50."""
+    runs = (
+        ("popularity", controls.popularity(), 0.5, 1),
+        ("recent-popularity", controls.recent_popularity(), 0.5, 1),
+        ("markov", controls.markov(), 0.5, 1),
+        ("item-knn", controls.item_knn(), 1.0, 10),
+        ("two-tower", controls.two_tower(), 8.0, 1),
+        ("sasrec", controls.sasrec(), 8.0, 1),
+        ("gru4rec", controls.gru4rec(), 8.0, 1),
+    )
+    rows = tuple(
+        Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes, trials=trials)
+        for split in ("temporal-successive", "loo")
+        for name, run, minutes, trials in runs
+    )
+    return ResultTable(paper="controls", name="retrieval", rows=rows, seeds=1)
+
+
+def beauty() -> ResultTable:
+    """The controls on Beauty, which knows an order but no dates: leave-one-out alone."""
+    runs = (
+        ("popularity", controls.popularity(), 0.5, 1),
+        ("markov", controls.markov(), 0.5, 1),
+        ("item-knn", controls.item_knn(), 0.5, 1),
+        ("sasrec", controls.sasrec_beauty(), 16.0, 10),
+    )
+    rows = tuple(
+        Row(name=name, run=run, data="beauty", split="loo", minutes=minutes, trials=trials)
+        for name, run, minutes, trials in runs
+    )
+    return ResultTable(paper="controls", name="beauty", rows=rows, seeds=1)
+
+
+def ranking() -> ResultTable:
+    """DIN against mean pooling on what ML-1M's users rated, liked or not; three seeds, four learning rates each."""
+    rows = tuple(
+        Row(name=name, run=run, tries=at_rates(run), data="ml-1m-liked", split="temporal-successive", minutes=8.0)
+        for name, run in (("mean-pooling", controls.mean_pooling()), ("din", controls.din()))
+    )
+    return ResultTable(paper="controls", name="ranking", rows=rows, seeds=3)
+
+
+def tables() -> dict[str, ResultTable]:
+    """Every table under `<paper>-<table>`."""
+    controls = (calibration(), retrieval(), beauty(), ranking())
+    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma_tables.tables())}
