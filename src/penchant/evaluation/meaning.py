@@ -89,7 +89,9 @@ def shown_gauc(
     if len(both) > requests:
         both = np.sort(np.random.default_rng(seed).choice(both, requests, replace=False))
     shown, first, stop = shown[both], first[both], stop[both]
-    scores, labels, groups = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
+    if not len(shown):
+        return gauc(np.zeros(0), np.zeros(0), shown)
+    scores, labels, groups = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     with judging(model):
         vectors = model.item_vectors()
         for start in range(0, len(shown), 256):

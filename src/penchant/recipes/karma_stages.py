@@ -96,7 +96,7 @@ def begin(config: KarmaConfig, continuation: ContinuationConfig, store: Store, t
             "perplexity": torch.tensor([best, before, after], dtype=torch.float64),
         }
 
-    depends = [key, store.fingerprint, asdict(continuation), asdict(steps)]
+    depends = [key, store.fingerprint, asdict(continuation), _taught_by(steps)]
     state = shared("continued", depends, make)
     told = {k.removeprefix("body."): v for k, v in state.items() if k.startswith("body.")}
     backbone.model.model.load_state_dict(told, strict=False)
@@ -154,7 +154,8 @@ def warm_up(
         return {**of_model, **{f"objective.{k}": v for k, v in of_words.items()}}
 
     served = {"width": 0, "scaled": True, "max_len": 0, "query": "none", "queries": 0}
-    settings = [asdict(replace(model.config)) | served, asdict(config), asdict(_of_stage(train, 1.0, config.lr))]
+    taught = _taught_by(_of_stage(train, 1.0, config.lr))
+    settings = [asdict(model.config) | served, asdict(config), taught]
     words = fingerprint(objective.words[torch.from_numpy(told)].tolist())
     state = shared("warm-up", [*settings, words, np.flatnonzero(told).tolist(), content], make)
     for name, part in (("model", model), ("objective", objective)):
@@ -164,8 +165,20 @@ def warm_up(
 
 
 def _of_stage(train: TrainConfig, epochs: float, lr: float) -> TrainConfig:
-    """The run's settings as a stage before it has them: seed 0, its own length and rate."""
-    return replace(train, seed=0, epochs=epochs, accumulate=1, tensorboard=False, optim=replace(train.optim, lr=lr))
+    """The run's settings as a stage before it has them: seed 0, its own length and rate, no validation."""
+    return TrainConfig(
+        epochs=epochs,
+        optim=replace(train.optim, lr=lr),
+        precision=train.precision,
+        device=train.device,
+        checkpoint_every_s=train.checkpoint_every_s,
+        tensorboard=False,
+    )
+
+
+def _taught_by(stage: TrainConfig) -> dict[str, Any]:
+    """What of a stage's settings decides what it comes to."""
+    return {"optim": asdict(stage.optim), "precision": stage.precision, "device": stage.device}
 
 
 def shared(stage: str, depends: Any, make: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:

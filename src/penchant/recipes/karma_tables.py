@@ -6,6 +6,7 @@ is a share of a catalogue whose size it does not tell; here HR@10 and HR@50 are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +82,7 @@ def table1_controls() -> ResultTable:
     return _table("table1-controls", runs, seeds=1)
 
 
-def _table(name: str, runs: dict[str, Run], seeds: int) -> ResultTable:
+def _table(name: str, runs: Mapping[str, Run], seeds: int) -> ResultTable:
     rows = tuple(
         Row(name=row.replace(".", ""), run=run, data="ml-1m-liked", split="temporal-successive", minutes=12.0)
         for row, run in runs.items()

@@ -142,4 +142,4 @@ class ItemEncoder(nn.Module):
 
     def of_vectors(self, vectors: Float[Tensor, "*S E"]) -> Float[Tensor, "*S D"]:
         """From a trunk's vectors: what is new of an item encoder."""
-        return self.norm(self.skip(vectors) + self.bend(vectors))
+        return self.norm((self.skip(vectors) + self.bend(vectors)).float())

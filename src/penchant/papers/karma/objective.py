@@ -160,7 +160,7 @@ class KarmaObjective(nn.Module):
     def told_from(self, model: Karma, h: Float[Tensor, "B D"], words: Int[Tensor, "B W"]) -> Float[Tensor, "B W D"]:
         """Task 2: states that tell each word from [adapter(h_t), begin, the words before]. No history is there."""
         language = self._language
-        prompt = h[:, None] if self.config.literal else self.adapted(self.adapter(h))[:, None]
+        prompt = h[:, None] if self.config.literal else self.adapted(self.adapter(h).float())[:, None]
         begin = language.words.weight[language.vocabulary.begin].expand(len(h), 1, -1)
         return model.states(torch.cat([prompt, begin, language.read(words[:, :-1])], 1))[:, 1:]
 

@@ -75,4 +75,4 @@ class QueryEncoder(nn.Module):
     def _of(self, table: Int[Tensor, "B P"]) -> Float[Tensor, "B D"]:
         there = (table > 0).sum(1, keepdim=True)
         mean = self.pieces(table).sum(1) / there.clamp(min=1)
-        return self.norm(self.up(torch.where(there > 0, mean, self.none)))
+        return self.norm(self.up(torch.where(there > 0, mean, self.none)).float())
