@@ -12,6 +12,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from rich.console import Console
+from safetensors.torch import load_file
 
 from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
@@ -23,9 +24,11 @@ from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.funnel.features import SIMILARITY_FEATURES
 from penchant.funnel.rank import ModelScorer
 from penchant.papers.karma.model import Karma, KarmaConfig
+from penchant.papers.karma.objective import KarmaObjectiveConfig
 from penchant.recipes import controls
 from penchant.recipes.funnel import FunnelRun, TrainedFunnel, funnel_of, run_funnel, shortened
-from penchant.recipes.karma import KarmaRun, WarmUpConfig
+from penchant.recipes.karma import LEARNER, KarmaRun
+from penchant.recipes.karma_stages import ContinuationConfig, WarmUpConfig
 from penchant.recipes.places import measure_places, places_table
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.app import create_app
@@ -55,7 +58,9 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def karma_funnel(language: Path) -> FunnelRun:
     karma = KarmaRun(
         model=KarmaConfig(backbone=str(language), layers=2, width=8),
+        continuation=ContinuationConfig(steps=0),
         warm_up=WarmUpConfig(steps=6, items=16),
+        objective=KarmaObjectiveConfig(generate=0.1, reconstruct=0.1),
         train=TrainConfig(epochs=2, tensorboard=False, device="cpu"),
     )
     run = shortened(funnel_of({"karma": karma, "popularity": controls.popularity()}, k=30), 2.0)
@@ -67,7 +72,9 @@ def karma_funnel(language: Path) -> FunnelRun:
 def trained(market: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedFunnel, Path]:
     folder = tmp_path_factory.mktemp("karma-funnel")
     run = karma_funnel(save_language_model(folder / "language"))
-    return run_funnel(run, market, load_split(market, "funnel"), folder / "run"), folder / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
+        return run_funnel(run, market, load_split(market, "funnel"), folder / "run"), folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +109,22 @@ def test_a_bundle_holds_karma_once(bundle: Bundle) -> None:
     assert [p.parent.relative_to(bundle.path).as_posix() for p in with_karma] == ["channels/karma"]
     for file in ("rank/features.safetensors", "prerank/features.safetensors"):
         assert (bundle.path / file).stat().st_size < 10_000
+
+
+def test_no_weight_of_an_objective_is_in_a_bundle(bundle: Bundle, trained: tuple[TrainedFunnel, Path]) -> None:
+    """What decodes was trained and is in the checkpoint; no tensor of it, by name or by value, is served."""
+    (checkpoint,) = (trained[1] / "channels" / "karma" / LEARNER).glob("checkpoint-*")
+    learned = load_file(checkpoint / "model.safetensors")
+    decodes = {name: value for name, value in learned.items() if name.startswith("objective.")}
+    assert {name.split(".")[1] for name in decodes} == {"language", "separator", "adapter", "adapted"}
+    served = {(p, n): v for p in bundle.path.rglob("*.safetensors") for n, v in load_file(p).items()}
+    assert served
+    for (path, name), value in served.items():
+        assert not any(v.shape == value.shape and torch.equal(v, value) for v in decodes.values()), (path, name)
+    names = [name for path, name in served if path.parent.name == "karma"]
+    assert names
+    forbidden = ("objective", "language", "separator", "adapt", "head", "embed")
+    assert not [name for name in names if any(part in name for part in forbidden)]
 
 
 def test_a_request_has_the_features_in_the_bundle_that_the_ranker_was_trained_on(

@@ -227,6 +227,29 @@ def test_what_is_served_does_not_depend_on_what_was_trained(market: Store, langu
     assert not [k for k in shapes[0] if any(part in k for part in ("embed", "head", "words", "separator", "adapt"))]
 
 
+def test_what_is_served_computes_the_same_whatever_was_trained(market: Store, language_folder: Path) -> None:
+    """The traced graph of the export is that of the action-only one, operation by operation."""
+
+    def graph(model: Karma) -> list[str]:
+        class Serving(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.karma = model
+
+            def forward(self, history: Tensor) -> Tensor:
+                return self.karma.users(self.karma.states(self.karma.tokens(history)))[:, -1]
+
+        with torch.no_grad():
+            traced = torch.export.export(Serving().eval(), (torch.tensor([[1, 2, 3]]),))
+        return [f"{node.op} {node.target} {node.args}" for node in traced.graph.nodes]
+
+    plain = parts(market, language_folder, KarmaObjectiveConfig()).model.exported()
+    decoded = parts(market, language_folder, tune="lora", items="text").model.exported()
+    operations = graph(plain)
+    assert len(operations) > 50
+    assert operations == graph(decoded)
+
+
 def test_an_exported_model_is_whole_without_the_language_model_and_answers_as_the_one_that_learned(
     market: Store, tmp_path: Path
 ) -> None:

@@ -21,9 +21,9 @@ from penchant.papers.karma.pretrained import add_low_rank, empty_model
 if TYPE_CHECKING:
     from penchant.papers.karma.model import KarmaConfig
 
-CHUNK_WORDS = 8192
-"""Words read at once, padding included. Their activations are made again in the backward pass, so that no batch of
-items, however large, holds more of them than this (the "gradient cache" of large negative pools)."""
+CHUNK_WORDS = 16384
+"""Words read at once, padding included. Where a batch has more, activations are made again in the backward pass, so
+that it holds no more of them than this, however many negatives there are (the "gradient cache" of large pools)."""
 
 
 class FrozenVectors(nn.Module):
@@ -65,12 +65,14 @@ class TextReader(nn.Module):
         lengths = self._lengths(items)
         order = torch.argsort(lengths, stable=True)
         parts: list[Tensor] = []
-        for rows in _chunks(lengths[order].tolist()):
+        chunks = list(_chunks(lengths[order].tolist()))
+        again = torch.is_grad_enabled() and len(chunks) > 1
+        for rows in chunks:
             chosen = items[order[rows]]
             length = int(lengths[order[rows.stop - 1]])
             if not length:
                 parts.append(torch.zeros(len(chosen), self.width, device=items.device))
-            elif torch.is_grad_enabled():
+            elif again:
                 read: Any = checkpoint(self._read, chosen, length, use_reentrant=False)
                 parts.append(read)
             else:
