@@ -17,7 +17,7 @@ from penchant.data.history import requests_before_events
 from penchant.data.split import RULES, add_split, define_splits, load_split, nearest_quantiles
 from penchant.data.store import Store
 from penchant.data.writer import write_store
-from penchant.errors import StoreError
+from penchant.errors import ConfigError, StoreError
 from tests.factories import make_store
 
 TEMPORAL = [name for name, rule in RULES.items() if rule["quantiles"]]
@@ -165,6 +165,24 @@ def test_no_model_that_feeds_another_saw_its_window(store: Store) -> None:
     assert load_split(store, "temporal-last").cuts_ms == load_split(store, "temporal-successive").cuts_ms
     assert split.cuts_ms is not None
     assert split.cuts_ms[1:] == load_split(store, "temporal-last").cuts_ms
+
+
+@pytest.mark.parametrize("name", ["loo", "temporal-successive", "temporal-last"])
+def test_once_all_is_chosen_the_valid_events_may_be_learned_and_the_test_stays(store: Store, name: str) -> None:
+    split = load_split(store, name)
+    both = split.with_valid_in_train()
+    learned = np.union1d(split.events("train"), split.events("valid"))
+    assert np.array_equal(both.events("train"), learned)
+    assert not len(both.events("valid"))
+    assert np.array_equal(both.targets("test"), split.targets("test"))
+    assert not np.intersect1d(both.events("train"), both.events("test")).size
+    if split.cuts_ms is not None:
+        assert both.cut_ms("valid") == split.cut_ms("test")
+
+
+def test_a_split_whose_stages_feed_each_other_keeps_its_windows(store: Store) -> None:
+    with pytest.raises(ConfigError, match="windows train, rank, valid, test"):
+        load_split(store, "funnel").with_valid_in_train()
 
 
 def test_cuts_are_quantiles_of_event_time(store: Store) -> None:

@@ -140,6 +140,22 @@ def test_ranker_sees_no_statistic_of_the_clicks_it_learns_from(store: Store, tmp
     assert not Features.load(tmp_path).log_popularity.any()
 
 
+def test_refit_learns_the_valid_events_for_all_its_epochs(store: Store, tmp_path: Path) -> None:
+    split, run = load_split(store, "temporal-successive"), short(recipe_of("sasrec"), 3.0)
+    assert isinstance(run, SequenceRun)
+    once = train_run(run, store, split, tmp_path / "once")
+    again = train_run(replace(run, refit=True), store, split, tmp_path / "again")
+    assert once.best is not None
+    assert again.best is None
+    assert again.steps >= once.steps
+    new = set(store.event_item[split.events("valid")].tolist())
+    models = [load_run(tmp_path / name, device="cpu").model for name in ("once", "again")]
+    seen = [(model.items.weight[sorted(new)] ** 2).sum(1) for model in models]
+    assert not torch.allclose(*seen)
+    with pytest.raises(ConfigError, match="windows train, rank, valid, test"):
+        train_run(replace(run, refit=True), store, load_split(store, "funnel"), tmp_path / "fed")
+
+
 def test_settings_are_shown_flat() -> None:
     assert flat({"a": [{"b": 1}, {"b": [2, 3]}], "c": "x"}) == {"a.0.b": 1, "a.1.b": [2, 3], "c": "x"}
 

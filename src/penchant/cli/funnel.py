@@ -15,6 +15,7 @@ from penchant.data.prepare import prepare
 from penchant.data.sources import movielens
 from penchant.data.split import Split
 from penchant.data.store import Store
+from penchant.encoders.encode import encode_store
 from penchant.errors import ConfigError
 from penchant.evaluation.funnel.report import render_terminal
 from penchant.recipes import funnel as recipe
@@ -88,6 +89,7 @@ class Demo:
 
     $ penchant demo               ends with a server at http://127.0.0.1:8000
     $ penchant demo --no-serve    ends when everything is judged and exported
+    $ penchant demo --karma       with KARMA as channel, fusion and feature: some ten minutes more, after `make models`
     """
 
     out: Path = Path("demo")
@@ -95,6 +97,8 @@ class Demo:
     serve: bool = True
     """Open the server at the end."""
     port: int = 8000
+    karma: bool = False
+    """Add KARMA on the packaged SmolLM2."""
     data: str = "ml-100k"
     """A MovieLens release by name, archive or folder."""
 
@@ -111,15 +115,18 @@ def demo(args: Sequence[str]) -> None:
         prepare(movielens.read(movielens.MovieLens(path=chosen.data, view="liked")), path)
     store = Store(path)
     console.print(store)
+    run, bundle = (chosen.out / (f"{name}-karma" if chosen.karma else name) for name in ("run", "bundle"))
+    if chosen.karma:
+        for summary in encode_store(store, image=None):
+            console.print(summary)
     console.rule("2  Channels, pre-ranker and ranker are trained, then judged on clicks none of them has seen")
-    _funnel(recipe.demo_funnel(), store, _split(store, "funnel"), chosen.out / "run", 0, console)
+    _funnel(recipe.demo_funnel(with_karma=chosen.karma), store, _split(store, "funnel"), run, 0, console)
     console.rule("3  What serving needs, and no more, becomes a bundle")
-    bundle = chosen.out / "bundle"
     if not bundle.is_dir():
-        export(chosen.out / "run", store, bundle)
+        export(run, store, bundle)
     size = sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file()) / 1e6
     console.print(f"{bundle}: {size:.1f} MB")
-    console.print(f"The funnel's report: [bold]{(chosen.out / 'run' / 'report.html').resolve()}[/]")
+    console.print(f"The funnel's report: [bold]{(run / 'report.html').resolve()}[/]")
     console.print(f"Done in {time.perf_counter() - began:.0f} s.")
     if chosen.serve:
         console.rule("4  Open the page, click something, and watch the list move (Ctrl-C ends)")

@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 
 from penchant.data.output import into_place
 from penchant.data.store import Store, fingerprint, write_json
-from penchant.errors import StoreError
+from penchant.errors import ConfigError, StoreError
 
 RULES: dict[str, dict[str, Any]] = {
     "temporal-successive": {
@@ -113,6 +113,20 @@ class Split:
         high = self.cuts_ms[w] if self.cuts_ms and w < len(self.cuts_ms) else 2**62
         times = store.request_ts_ms
         return 1 + np.flatnonzero((times[1:] >= low) & (times[1:] < high))
+
+    def with_valid_in_train(self) -> Split:
+        """The same split once nothing is left to be chosen: the valid window's events are train's, and it is empty.
+
+        Raises:
+            ConfigError: other stages learn from windows of this split, and would be fed by what has seen them.
+        """
+        if self.windows != ("train", "valid", "test"):
+            what = f"split {self.name!r} has windows {', '.join(self.windows)}: models that feed others stay with train"
+            raise ConfigError(what, fix="Set refit to False, or choose a split of train, valid and test.")
+        ends = self.ends.copy()
+        ends[:, 0] = ends[:, 1]
+        cuts = None if self.cuts_ms is None else (self.cuts_ms[1], self.cuts_ms[1])
+        return replace(self, ends=ends, cuts_ms=cuts)
 
     def item_counts(self, store: Store, window: str = "train") -> np.ndarray:
         """int64 [I+1]: how often each item occurs in `window`: the only statistic a model of that window may see."""

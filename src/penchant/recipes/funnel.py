@@ -43,7 +43,7 @@ from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.karma import KarmaRun
+from penchant.recipes.karma import KarmaRun, karma_decoded
 from penchant.recipes.runs import (
     CountRun,
     Run,
@@ -122,11 +122,31 @@ def funnel_of(channels: Mapping[str, Run], k: int = 200) -> FunnelRun:
     return FunnelRun(channels=tuple(Channel(name=name, run=run) for name, run in channels.items()), settings=settings)
 
 
-def demo_funnel() -> FunnelRun:
-    """The default funnel, sized for MovieLens 100K and four minutes."""
+def demo_funnel(*, with_karma: bool = False) -> FunnelRun:
+    """The default funnel, sized for MovieLens 100K and four minutes.
+
+    Args:
+        with_karma: KARMA in its three places (its section 3.5): a channel, fused with the pre-ranker, and among the
+            ranker's features. Needs text vectors and `make models`; some ten minutes more.
+    """
     # Few users: more passes, at a higher rate, than a large shop's logs need.
     train = TrainConfig(epochs=30, optim=OptimConfig(lr=3e-3), tensorboard=False)
-    return funnel_of({"sasrec": replace(sasrec(), train=train), "item_knn": item_knn(), "popularity": popularity()})
+    channels: dict[str, Run] = {"sasrec": replace(sasrec(), train=train)}
+    if with_karma:
+        channels["karma"] = demo_karma()
+    run = funnel_of({**channels, "item_knn": item_knn(), "popularity": popularity()})
+    return replace(run, fuse="karma", features_from="karma") if with_karma else run
+
+
+def demo_karma() -> KarmaRun:
+    """KARMA, kept decodable, for a small catalogue of short texts."""
+    run = karma_decoded()
+    return replace(
+        run,
+        continuation=replace(run.continuation, steps=100, rows=8),
+        warm_up=replace(run.warm_up, steps=100),
+        train=replace(run.train, epochs=8.0, evaluate_every=2.0, tensorboard=False),
+    )
 
 
 def shortened(run: FunnelRun, epochs: float) -> FunnelRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,13 @@ def karma() -> KarmaRun:
 def karma_decoded() -> KarmaRun:
     """The same kept decodable: the next item's text from the history and from h_t (rows 1 to 4 of its Table 1)."""
     return KarmaRun(objective=KarmaObjectiveConfig(generate=0.1, reconstruct=0.1))
+
+
+def karma_search() -> KarmaRun:
+    """KARMA for personalized search: the query is the last token, which alone answers a user without history."""
+    return replace(
+        KarmaRun(), model=KarmaConfig(query="token"), data=SequenceDataConfig(batch_targets=1024, queries=True)
+    )
 
 
 def train_karma(
@@ -145,4 +152,4 @@ def _vectors_read(run: KarmaRun, store: Store) -> str:
     return store.vectors("text").fingerprint if run.model.items == "vectors" else ""
 
 
-RETRIEVAL = (karma, karma_decoded)
+RETRIEVAL = (karma, karma_decoded, karma_search)

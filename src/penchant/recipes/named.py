@@ -6,7 +6,7 @@ from penchant.errors import ConfigError
 from penchant.recipes import controls, karma
 from penchant.recipes.runs import Run
 
-RECIPES = (*controls.RETRIEVAL, karma.karma, karma.karma_decoded, *controls.RANKING)
+RECIPES = (*controls.RETRIEVAL, *karma.RETRIEVAL, *controls.RANKING)
 
 
 def recipe_of(name: str) -> Run:

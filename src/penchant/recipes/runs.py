@@ -68,6 +68,8 @@ class SequenceRun:
     data: SequenceDataConfig = field(default_factory=SequenceDataConfig)
     objective: SoftmaxConfig = field(default_factory=SoftmaxConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    refit: bool = False
+    """Learn from the valid window too, for all the epochs: once everything has been chosen by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +183,13 @@ def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> 
     model = build_model(run.kind, asdict(run.model), sizes_of(store))
     if isinstance(model, TwoTower):
         model.set_categories(torch.from_numpy(store.item_category.astype(np.int64)))
-    counts = torch.from_numpy(split.item_counts(store))
+    learned = split.with_valid_in_train() if run.refit else split
+    counts = torch.from_numpy(learned.item_counts(store))
     objective = SoftmaxObjective(run.objective, counts)
-    batches = SequenceBatches(store, split, run.data, run.train.seed)
+    batches = SequenceBatches(store, learned, run.data, run.train.seed)
 
     validate = partial(_validated, model, store, split, run.model.max_len)
-    can_choose = len(split.targets("valid")) > 0
+    can_choose = len(learned.targets("valid")) > 0
     return fit(model, objective, batches, run.train, out, validate if can_choose else None, title=run.kind)
 
 

@@ -52,6 +52,7 @@ def beauty() -> ResultTable:
         ("markov", controls.markov(), 0.5, 1),
         ("item-knn", controls.item_knn(), 0.5, 1),
         ("sasrec", controls.sasrec_beauty(), 16.0, 10),
+        ("sasrec-refit", controls.sasrec_beauty_refit(), 12.0, 10),
     )
     rows = tuple(
         Row(name=name, run=run, data="beauty", split="loo", minutes=minutes, trials=trials)
