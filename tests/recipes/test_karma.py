@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from penchant.recipes.runs import load_run, train_run
 from penchant.training.loop import TrainConfig
 from tests.checkerboard import requests_of
 from tests.factories import make_store
-from tests.tiny_models import save_language_model, save_text_model
+from tests.tiny_models import save_image_model, save_language_model, save_text_model
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +123,13 @@ def test_a_run_says_what_its_backbone_is_worth_and_continuing_it_helps(
 ) -> None:
     run = run_on(language_folder, continuation=replace(RUN.continuation, steps=150, lr=1e-2))
     train_run(run, market, load_split(market, "loo"), tmp_path / "run")
-    said = (tmp_path / "run" / recipe.SAID).read_text()
-    cut, after = (
-        float(said.split(f"{word} ")[1].rstrip(".,\n ").split(",")[0].replace(",", ""))
-        for word in ("layers", "continued")
-    )
+    lines = recipe.said_by(tmp_path / "run")
+    found = re.search(r"the whole .* layers ([\d,.]+), these continued ([\d,.]+)\.$", lines[0])
+    assert found is not None
+    cut, after = (float(number.replace(",", "")) for number in found.groups())
     assert after < 0.7 * cut
-    assert "the whole" in said
+    assert len(lines) == 2
+    assert "texts are longer than the 5 tokens" in lines[1]
 
 
 def test_the_exported_run_answers_as_the_one_that_learned(market: Store, language_folder: Path, tmp_path: Path) -> None:
@@ -162,6 +163,25 @@ def test_every_kind_of_item_encoder_and_of_tuning_is_trained_and_judged(
     assert bool(torch.isfinite(vectors).all())
     kinds = len(set(market.table("items", ["title"])["title"].to_pylist())) // 10  # a number is no word here
     assert len(torch.unique(vectors[1:], dim=0)) > kinds
+
+
+def test_pictures_are_modelled_and_items_without_one_are_counted(
+    market: Store, language_folder: Path, tmp_path: Path
+) -> None:
+    store = make_store(tmp_path / "store")
+    vectors = store.path / "vectors"
+    vectors.mkdir()
+    (vectors / "text").symlink_to((market.path / "vectors" / "text").resolve())
+    encode_store(store, text=None, image=str(save_image_model(tmp_path / "vit")), device="cpu")
+    run = run_on(language_folder, objective=replace(RUN.objective, picture=0.5))
+    result = train_run(run, store, load_split(store, "loo"), tmp_path / "run")
+    logged = (tmp_path / "run" / recipe.LEARNER / "metrics.jsonl").read_text()
+    assert result.steps > 0
+    assert '"picture"' in logged
+    missing = int((~store.vectors("image").present[1:]).sum())
+    assert f"{missing} of 80 items have no picture" in recipe.said_by(tmp_path / "run")[-1]
+    names = load_file(tmp_path / "run" / "model.safetensors")
+    assert not [name for name in names if "painter" in name]
 
 
 @pytest.mark.parametrize("query", ["token", "interleaved"])

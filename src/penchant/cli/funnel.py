@@ -118,7 +118,7 @@ def demo(args: Sequence[str]) -> None:
     run, bundle = (chosen.out / (f"{name}-karma" if chosen.karma else name) for name in ("run", "bundle"))
     if chosen.karma:
         for summary in encode_store(store, image=None):
-            console.print(summary)
+            console.print(str(summary))
     console.rule("2  Channels, pre-ranker and ranker are trained, then judged on clicks none of them has seen")
     _funnel(recipe.demo_funnel(with_karma=chosen.karma), store, _split(store, "funnel"), run, 0, console)
     console.rule("3  What serving needs, and no more, becomes a bundle")

@@ -143,9 +143,9 @@ def demo_karma() -> KarmaRun:
     run = karma_decoded()
     return replace(
         run,
-        continuation=replace(run.continuation, steps=100, rows=8),
-        warm_up=replace(run.warm_up, steps=100),
-        train=replace(run.train, epochs=8.0, evaluate_every=2.0, tensorboard=False),
+        continuation=replace(run.continuation, steps=60, rows=8),
+        warm_up=replace(run.warm_up, steps=60),
+        train=replace(run.train, epochs=5.0, evaluate_every=2.5, tensorboard=False),
     )
 
 

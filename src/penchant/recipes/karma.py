@@ -29,7 +29,7 @@ LEARNER = "learner"
 """Folder of a run with what learned: the model with its item encoder. The run's own model is the exported one."""
 
 SAID = "language.txt"
-"""File of a run: what its backbone is worth as a language model."""
+"""File of a run: what its backbone is worth as a language model, and what its texts and pictures lack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ def train_karma(
     if warms:
         content = [began.key, store.fingerprint, _vectors_read(run, store)]
         warm_up(model, told, run.warm_up, run.train, split.item_counts(store), content)
-    if began.said:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / SAID, began.said + "\n")
+    said = [began.said, *(_cut_texts(texts) if texts else ()), *(_without_picture(objective.pictures))]
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / SAID, "".join(f"{line}\n" for line in said if line))
     batches = SequenceBatches(store, split, run.data, run.train.seed)
     can_choose = len(split.targets("valid")) > 0
     result = fit(
@@ -111,9 +111,22 @@ def train_karma(
 
 
 def said_by(run: Path) -> tuple[str, ...]:
-    """What a run's folder says of its backbone as a language model: notes of its row."""
+    """What a run's folder says of its backbone as a language model, and of what was cut: notes of its row."""
     file = run / SAID
-    return (file.read_text(encoding="utf-8").strip(),) if file.is_file() else ()
+    return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
+
+
+def _cut_texts(texts: Texts) -> tuple[str, ...]:
+    told = sum(len(text) > 0 for text in texts.whole)
+    if not texts.cut:
+        return ()
+    return (f"{texts.cut:,} of {told:,} texts are longer than the {texts.max_words} tokens that are decoded of each.",)
+
+
+def _without_picture(pictures: VisualTargets | None) -> tuple[str, ...]:
+    if pictures is None or not pictures.missing:
+        return ()
+    return (f"{pictures.missing:,} of {len(pictures.present) - 1:,} items have no picture: not in that loss.",)
 
 
 def _check(run: KarmaRun) -> None:
