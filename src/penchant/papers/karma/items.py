@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -140,7 +141,7 @@ class ItemEncoder(nn.Module):
         if isinstance(self.trunk, FrozenVectors):
             return self.of_vectors(self.trunk.content[items])
         distinct, inverse = torch.unique(items, return_inverse=True)
-        return self.of_vectors(self.trunk(distinct))[inverse]
+        return F.embedding(inverse, self.of_vectors(self.trunk(distinct)))
 
     def of_vectors(self, vectors: Float[Tensor, "*S E"]) -> Float[Tensor, "*S D"]:
         """From a trunk's vectors: what is new of an item encoder."""

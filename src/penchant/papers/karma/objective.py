@@ -127,7 +127,8 @@ class KarmaObjective(nn.Module):
             where.view_as(part) for where, part in zip(inverse.split([p.numel() for p in parts]), parts, strict=True)
         )
         tokens = model.tokens(items)
-        read = tokens[history]
+        # A lookup, whose gradient is summed in a fixed order: that of indexing is not, with several threads.
+        read = F.embedding(history, tokens)
         lengths = mask.sum(1)
         target = self.told_as[batch.targets.gather(1, (lengths - 1)[:, None])[:, 0]]
         terms: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -70,7 +71,7 @@ class QueryEncoder(nn.Module):
     def known(self, numbers: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
         """Of queries by their number. Each distinct one is computed once."""
         distinct, inverse = torch.unique(numbers, return_inverse=True)
-        return self._of(self.table[distinct])[inverse]
+        return F.embedding(inverse, self._of(self.table[distinct]))
 
     def _of(self, table: Int[Tensor, "B P"]) -> Float[Tensor, "B D"]:
         there = (table > 0).sum(1, keepdim=True)
