@@ -17,7 +17,7 @@ demo: setup ## real logs to a trained, judged and served funnel, in minutes; the
 	$(BIN)/penchant demo $(ARGS)
 
 test: lint types ## all a change must pass: lint, types, tests; slow tests left out
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ class CutError(Exception):
     pass
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Two of them, where sums could be taken in another order each time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("stage", ["continuing the backbone", "warm-up, projector", "warm-up, full", "karma"])
 def test_a_run_that_was_cut_in_any_stage_goes_on_to_the_same_weights(
     market: Store, language_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from penchant.data.batch import SequenceDataConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
@@ -22,17 +21,21 @@ from penchant.training.optim import OptimConfig
 
 WEIGHT = 0.1
 """Of each decoding task: lambda_dec of Eq. 4, over means a word."""
+ACTION = KarmaObjectiveConfig(act="pairwise")
+"""Row 1: Eq. 5 alone."""
+BOTH = replace(ACTION, generate=WEIGHT, reconstruct=WEIGHT)
+"""Row 4."""
 EPOCHS = 1.2
 """About 540 steps of 1,024 targets on ML-1M's liked movies."""
 TARGETS = 5000
 """Judged, drawn at random from all after the cut."""
 
 
-def paper_run(act: Any = "pairwise", **objective: Any) -> KarmaRun:
-    """The paper's losses by our defaults: scaled scores, means, what was shown and not clicked among the negatives."""
+def paper_run(objective: KarmaObjectiveConfig) -> KarmaRun:
+    """By our defaults: scaled scores, means, what was shown and not clicked among the negatives."""
     return KarmaRun(
         data=SequenceDataConfig(batch_targets=1024, shown=4),
-        objective=KarmaObjectiveConfig(act=act, **objective),
+        objective=objective,
         train=TrainConfig(
             epochs=EPOCHS,
             evaluate_every=0.4,
@@ -51,33 +54,30 @@ def literal(run: KarmaRun) -> KarmaRun:
 def table1() -> ResultTable:
     """Rows 1 to 4: action alone, with Task 1, with Task 2, with both. Three seeds."""
     runs = {
-        "action": paper_run(),
-        "task-1": paper_run(generate=WEIGHT),
-        "task-2": paper_run(reconstruct=WEIGHT),
-        "task-1-2": paper_run(generate=WEIGHT, reconstruct=WEIGHT),
+        "action": paper_run(ACTION),
+        "task-1": paper_run(replace(ACTION, generate=WEIGHT)),
+        "task-2": paper_run(replace(ACTION, reconstruct=WEIGHT)),
+        "task-1-2": paper_run(BOTH),
     }
     return _table("table1", runs, seeds=3)
 
 
 def table1_controls() -> ResultTable:
     """What Table 1 does not ask. One seed."""
-    both = {"generate": WEIGHT, "reconstruct": WEIGHT}
-    cold = replace(paper_run(), warm_up=WarmUpConfig(part="none"))
+    action, both = paper_run(ACTION), paper_run(BOTH)
     runs: dict[str, Run] = {
         "sasrec": replace(controls.sasrec(), train=replace(controls.sasrec().train, epochs=8.0)),
-        "action": paper_run(),
-        "task-1-2": paper_run(**both),
-        "action-softmax": paper_run("sampled_softmax"),
-        "task-1-2-softmax": paper_run("sampled_softmax", **both),
-        "action-infonce": paper_run("infonce"),
-        "action-no-warm-up": cold,
-        "action-frozen-decoder": replace(paper_run(), model=replace(paper_run().model, tune="frozen")),
-        "action-literal": literal(paper_run()),
-        "task-1-2-literal": literal(paper_run(**both)),
-        "task-1-2-shuffled": paper_run(**both, shuffled=True),
-        "task-1-2-at-0.03": paper_run(generate=0.03, reconstruct=0.03),
-        "task-1-2-at-0.3": paper_run(generate=0.3, reconstruct=0.3),
-        "task-1-2-at-1": paper_run(generate=1.0, reconstruct=1.0),
+        "action": action,
+        "task-1-2": both,
+        "action-softmax": paper_run(replace(ACTION, act="sampled_softmax")),
+        "task-1-2-softmax": paper_run(replace(BOTH, act="sampled_softmax")),
+        "action-infonce": paper_run(replace(ACTION, act="infonce")),
+        "action-no-warm-up": replace(action, warm_up=WarmUpConfig(part="none")),
+        "action-frozen-decoder": replace(action, model=replace(action.model, tune="frozen")),
+        "action-literal": literal(action),
+        "task-1-2-literal": literal(both),
+        "task-1-2-shuffled": paper_run(replace(BOTH, shuffled=True)),
+        **{f"task-1-2-at-{w:g}": paper_run(replace(BOTH, generate=w, reconstruct=w)) for w in (0.03, 0.3, 1.0)},
     }
     return _table("table1-controls", runs, seeds=1)
 

@@ -91,13 +91,13 @@ def test_text_is_decoded_after_history_and_query_and_h_does_not_see_it(
     searched: Store, language_folder: Path, query: Any
 ) -> None:
     model, objective = build(searched, language_folder, query)
-    before = {k: float(v) for k, v in objective(model, BATCH).items()}
+    before = {k: v.item() for k, v in objective(model, BATCH).items()}
     asked = ASKED.clone()
     asked[0, -1] = 5
-    changed = {k: float(v) for k, v in objective(model, replace(BATCH, queries=asked)).items()}
+    changed = {k: v.item() for k, v in objective(model, replace(BATCH, queries=asked)).items()}
     assert all(before[k] != changed[k] for k in ("act", "generate", "reconstruct")), "the last query is read"
     objective.words[[8, 7]] = objective.words[[20, 21]]
-    other = {k: float(v) for k, v in objective(model, BATCH).items()}
+    other = {k: v.item() for k, v in objective(model, BATCH).items()}
     assert other["act"] == before["act"]
     assert other["generate"] != before["generate"]
 
