@@ -122,11 +122,27 @@ def test_stages_are_made_once_for_all_rows_and_seeds(
     action = replace(run, objective=replace(run.objective, generate=0.0, reconstruct=0.0))
     train_run(action, market, split, tmp_path / "b")
     train_run(replace(run, train=replace(run.train, seed=3)), market, split, tmp_path / "c")
+    train_run(replace(run, model=replace(run.model, width=12, scaled=False)), market, split, tmp_path / "e")
     assert log == []
     train_run(replace(run, warm_up=replace(run.warm_up, lr=2e-3)), market, split, tmp_path / "d")
     assert log == ["warm-up, projector", "warm-up, full"]
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
+
+
+def test_no_run_decides_what_the_others_begin_with(
+    market: Store, language_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warm-up is the same whichever seed, width and objective come first."""
+    split, run = load_split(market, "loo"), run_on(language_folder)
+    other = replace(run, model=replace(run.model, width=4), objective=replace(run.objective, reconstruct=0.0))
+    made = []
+    for name, first in (("one", run), ("two", replace(other, train=replace(run.train, seed=5)))):
+        monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path / name))
+        train_run(first, market, split, tmp_path / f"{name}-run")
+        (state,) = (tmp_path / name / "karma").glob("warm-up-*/state.safetensors")
+        made.append(state.read_bytes())
+    assert made[0] == made[1]
 
 
 def test_a_run_says_what_its_backbone_is_worth_and_continuing_it_helps(

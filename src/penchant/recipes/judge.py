@@ -108,7 +108,8 @@ def judge_run(
             js = js_at(result.lists[:, :50], result.items, item_terms(store))
             overlaps = dict(zip(("JS@50", "JS@50 others"), js, strict=True))
             if hasattr(model, "user_vectors") and split.cuts_ms is not None and len(split.requests(store, window)):
-                gauc = shown_gauc(model, store, split, window, max_len=max_len, requests=SHOWN).value
+                found = shown_gauc(model, store, split, window, max_len=max_len, requests=SHOWN)
+                gauc = found.value if found.impressions.any() else None
     provenance = {
         "data": store.name,
         "data_fingerprint": store.fingerprint,

@@ -13,15 +13,14 @@ from tyro.conf import Fixed
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
-from penchant.encoders.backbone import Backbone
 from penchant.errors import ConfigError
 from penchant.models import Sizes, save_model
 from penchant.papers.karma.generators import VisualTargets
 from penchant.papers.karma.language import Language, Texts
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
-from penchant.recipes.karma_build import build_karma, read_texts
-from penchant.recipes.karma_stages import ContinuationConfig, WarmUpConfig, begin, warm_up
+from penchant.recipes.karma_build import Beginning, build_karma, read_texts
+from penchant.recipes.karma_stages import ContinuationConfig, WarmBegin, WarmUpConfig, begin, warm_up
 from penchant.training.loop import FitResult, TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
@@ -86,12 +85,17 @@ def train_karma(
     texts = read_texts(store, tokenizer, run.objective.max_words) if run.objective.tells or warms else None
     torch.manual_seed(run.train.seed)
     model = build_karma(run.model, began, store, sizes)
-    told = build_objective(run, model, began.backbone, store, split, texts)
-    # Built before the warm-up, so that it begins alike whether that is made now or taken from the cache.
-    objective = told if run.objective.tells else build_objective(run, model, began.backbone, store, split, None)
+    objective = build_objective(run.objective, model, began, store, split, texts if run.objective.tells else None)
     if warms:
-        content = [began.key, store.fingerprint, _vectors_read(run, store)]
-        warm_up(model, told, run.warm_up, run.train, split.item_counts(store), content)
+        assert texts is not None
+        alone = KarmaObjectiveConfig(max_words=run.objective.max_words)
+
+        def fresh(config: KarmaConfig) -> tuple[Karma, KarmaObjective]:
+            pupil = build_karma(config, began, store, sizes)
+            return pupil, build_objective(alone, pupil, began, store, split, texts)
+
+        beginning = WarmBegin(run.model, split.item_counts(store), began.key, fresh)
+        warm_up(model, objective, run.warm_up, run.train, texts, beginning)
     said = [began.said, *(_cut_texts(texts) if texts else ()), *(_without_picture(objective.pictures))]
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / SAID, "".join(f"{line}\n" for line in said if line))
@@ -141,28 +145,25 @@ def _check(run: KarmaRun) -> None:
 
 
 def build_objective(
-    run: KarmaRun, model: Karma, backbone: Backbone, store: Store, split: Split, texts: Texts | None
+    config: KarmaObjectiveConfig, model: Karma, began: Beginning, store: Store, split: Split, texts: Texts | None
 ) -> KarmaObjective:
-    """The run's losses; with a language if text is decoded, in the warm-up or after it.
+    """The losses; with a language if there are texts to be decoded.
 
     Raises:
         StoreError: pictures are to be modelled, and the Store has no image vectors.
     """
     counts = split.item_counts(store)
     nothing = torch.full((store.num_items + 1, 1), -1)
-    language = None if texts is None else Language.of(backbone.model, texts.vocabulary, run.model.pretrained_rate)
+    rate = model.config.pretrained_rate
+    language = None if texts is None else Language.of(began.backbone.model, texts.vocabulary, rate)
     return KarmaObjective(
-        run.objective,
+        config,
         nothing if texts is None else texts.words,
         torch.from_numpy(counts / max(counts.sum(), 1)),
         language,
-        VisualTargets(store.vectors("image")) if run.objective.picture else None,
+        VisualTargets(store.vectors("image")) if config.picture else None,
         width=model.body.config.hidden_size,
     )
-
-
-def _vectors_read(run: KarmaRun, store: Store) -> str:
-    return store.vectors("text").fingerprint if run.model.items == "vectors" else ""
 
 
 RETRIEVAL = (karma, karma_decoded, karma_search)

@@ -90,8 +90,9 @@ def build_karma(config: KarmaConfig, began: Beginning, store: Store, sizes: Size
     encoder = model.items
     assert isinstance(encoder, ItemEncoder)
     load_pretrained(model.body, causal.model.state_dict())
-    for parameter in (*model.body.parameters(), *encoder.trunk.parameters()):
-        parameter.lr_share = config.pretrained_rate  # pyright: ignore[reportAttributeAccessIssue]
+    for name, parameter in (*model.body.named_parameters(), *encoder.trunk.named_parameters()):
+        if ".parametrizations.weight.0." not in name:  # low-rank additions are new
+            parameter.lr_share = config.pretrained_rate  # pyright: ignore[reportAttributeAccessIssue]
     if config.tune == "frozen":
         model.body.requires_grad_(False)
     with torch.no_grad():
@@ -196,7 +197,9 @@ def lower_states(body: Any, texts: Texts, config: KarmaConfig, key: str) -> np.n
         words = texts.words[some]
         with torch.no_grad():
             read = lower(input_ids=tokens[words.clamp(min=0)], attention_mask=(words >= 0).long(), use_cache=False)
-        cache.add([keys[i] for i in some], read.last_hidden_state.flatten(1).numpy())
+        # Some models' first states are beyond what half precision holds.
+        most = float(np.finfo(np.float16).max)
+        cache.add([keys[i] for i in some], read.last_hidden_state.flatten(1).clamp(-most, most).numpy())
     cache.flush()
     return cache.read(keys).reshape(len(keys), longest, width)
 
@@ -247,7 +250,7 @@ def _cut(config: Any, layers: int) -> Any:
     Raises:
         ConfigError: it has fewer.
     """
-    if layers > config.num_hidden_layers:
+    if not 0 <= layers <= config.num_hidden_layers:
         what = f"{layers} layers are asked for, the model has {config.num_hidden_layers}"
         raise ConfigError(what, fix=f"Set layers to 1 to {config.num_hidden_layers}.")
     changes: dict[str, Any] = {"num_hidden_layers": layers}

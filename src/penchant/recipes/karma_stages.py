@@ -6,6 +6,7 @@ the same ones.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ from penchant.data.store import Store, cache_root, fingerprint
 from penchant.encoders.backbone import Backbone, load_backbone
 from penchant.encoders.pretrained import model_fingerprint
 from penchant.errors import RunError
-from penchant.papers.karma.language import Continuation, Language, WordBatches, perplexity
+from penchant.models import has_bfloat16, pick_device
+from penchant.papers.karma.items import ItemEncoder
+from penchant.papers.karma.language import Continuation, Language, Texts, WordBatches, perplexity
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import ItemBatch, KarmaObjective, WarmUp
 from penchant.recipes.karma_build import Beginning, read_texts
@@ -70,7 +73,9 @@ def begin(config: KarmaConfig, continuation: ContinuationConfig, store: Store, t
     if config.layers is None or not continuation.steps:
         return Beginning(backbone, key)
     texts = read_texts(store, backbone.tokenizer, 1)
-    held = np.random.default_rng(0).permutation(len(texts.whole)) % 20 == 0
+    told = np.flatnonzero([len(text) > 0 for text in texts.whole])
+    held = np.zeros(len(texts.whole), dtype=bool)
+    held[np.random.default_rng(0).permutation(told)[::20]] = True
     learn, left = (
         WordBatches(
             [text for text, out in zip(texts.whole, held, strict=True) if out == chosen],
@@ -87,6 +92,8 @@ def begin(config: KarmaConfig, continuation: ContinuationConfig, store: Store, t
         language, cut = Language.of(backbone.model, texts.vocabulary), Cut(backbone)
         before = perplexity(cut.eval(), language, left)
         fit(cut, Continuation(language), learn, steps, folder, title="continuing the backbone")
+        cut.cpu()
+        language.cpu()
         after = perplexity(cut, language, left)
         whole = load_backbone(config.backbone, device="cpu")
         best = perplexity(Cut(whole).eval(), Language.of(whole.model, texts.vocabulary), left)
@@ -96,7 +103,7 @@ def begin(config: KarmaConfig, continuation: ContinuationConfig, store: Store, t
             "perplexity": torch.tensor([best, before, after], dtype=torch.float64),
         }
 
-    depends = [key, store.fingerprint, asdict(continuation), _taught_by(steps)]
+    depends = [key, store.fingerprint, _words_of(texts), asdict(continuation), _taught_by(steps)]
     state = shared("continued", depends, make)
     told = {k.removeprefix("body."): v for k, v in state.items() if k.startswith("body.")}
     backbone.model.model.load_state_dict(told, strict=False)
@@ -130,38 +137,83 @@ class _Named:
 
 
 def warm_up(
-    model: Karma, objective: KarmaObjective, config: WarmUpConfig, train: TrainConfig, counts: np.ndarray, content: Any
+    model: Karma,
+    objective: KarmaObjective,
+    config: WarmUpConfig,
+    train: TrainConfig,
+    texts: Texts,
+    beginning: WarmBegin,
 ) -> None:
-    """The first stage, or what it came to when it was last made. Only items of the train window: new ones stay new.
+    """Give a run's model and objective what the first stage taught; made now if it was not made before.
 
-    Args:
-        content: what the model begins with and reads, as plain values: fingerprints.
+    It has a model of its own, begun with seed 0 and alike in all that it does not teach, so that no run decides what
+    the others begin with. Only items of the train window take part: those that are new at the test stay so.
     """
-    told = (objective.words >= 0).any(1).numpy() & (counts > 0)
+    usual = KarmaConfig()
+    plain = replace(beginning.config, width=usual.width, scaled=usual.scaled, max_len=usual.max_len, query="none")
+    told = (texts.words >= 0).any(1).numpy() & (beginning.counts > 0)
     batches = ItemBatches(np.flatnonzero(told), config.items, 0)
     halves = {"projector": config.steps // 2, "full": config.steps - config.steps // 2}
     parts = {"projector": config.steps} if config.part == "projector" else halves
 
     def make(folder: Path) -> dict[str, Tensor]:
-        for part, steps in parts.items():
-            if steps:
-                with learning(model, objective, part):
-                    settings = _of_stage(train, steps / batches.steps_per_epoch, config.lr)
-                    fit(model, WarmUp(objective), batches, settings, folder / part, title=f"warm-up, {part}")
-        # What it did not teach it must not decide either: a run's own seed begins the served projections.
-        of_model = {f"model.{k}": v for k, v in model.state_dict().items() if k.startswith(("body.", "items."))}
-        of_words = {k: v for k, v in objective.state_dict().items() if k.startswith(("language.", "separator"))}
-        return {**of_model, **{f"objective.{k}": v for k, v in of_words.items()}}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            pupil, words = beginning.build(plain)
+            for part, steps in parts.items():
+                if steps:
+                    with learning(pupil, words, part):
+                        settings = _of_stage(train, steps / batches.steps_per_epoch, config.lr)
+                        fit(pupil, WarmUp(words), batches, settings, folder / part, title=f"warm-up, {part}")
+        of_model = {f"model.{k}": v for k, v in pupil.state_dict().items() if k.startswith(("body.", "items."))}
+        return {**of_model, **{f"objective.{k}": v for k, v in words.state_dict().items()}}
 
-    served = {"width": 0, "scaled": True, "max_len": 0, "query": "none", "queries": 0}
-    taught = _taught_by(_of_stage(train, 1.0, config.lr))
-    settings = [asdict(model.config) | served, asdict(config), taught]
-    words = fingerprint(objective.words[torch.from_numpy(told)].tolist())
-    state = shared("warm-up", [*settings, words, np.flatnonzero(told).tolist(), content], make)
+    depends = [
+        asdict(plain),
+        asdict(config),
+        _taught_by(_of_stage(train, 1.0, config.lr)),
+        _words_of(texts),
+        texts.max_words,
+        np.flatnonzero(told).tolist(),
+        beginning.key,
+        _content_of(model),
+    ]
+    state = shared("warm-up", depends, make)
     for name, part in (("model", model), ("objective", objective)):
-        part.load_state_dict(
-            {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}, strict=False
-        )
+        known = part.state_dict()
+        taught = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        part.load_state_dict({k: v for k, v in taught.items() if k in known}, strict=False)
+
+
+@dataclass(frozen=True)
+class WarmBegin:
+    """What the warm-up begins with.
+
+    Attributes:
+        counts: of each item in the train window.
+        key: of the backbone's weights.
+        build: a model of a configuration and an objective that tells texts, both fresh.
+    """
+
+    config: KarmaConfig
+    counts: np.ndarray
+    key: str
+    build: Callable[[KarmaConfig], tuple[Karma, KarmaObjective]]
+
+
+def _content_of(model: Karma) -> str:
+    """Hash of what a fresh item encoder reads by: vectors or words, pretrained weights; not of what is new in it."""
+    assert isinstance(model.items, ItemEncoder)
+    trunk = model.items.trunk
+    new = frozenset(k for k in trunk.state_dict() if ".parametrizations.weight.0." in k)
+    below = getattr(trunk, "below", None)
+    states = "" if below is None else hashlib.sha256(below.tobytes()).hexdigest()
+    return model_fingerprint(trunk, {"below": states}, without=new)
+
+
+def _words_of(texts: Texts) -> str:
+    """Hash of what the tokenizer made of the texts."""
+    return fingerprint([texts.vocabulary.tokens.tolist(), [text.tolist() for text in texts.whole]])
 
 
 def _of_stage(train: TrainConfig, epochs: float, lr: float) -> TrainConfig:
@@ -171,14 +223,16 @@ def _of_stage(train: TrainConfig, epochs: float, lr: float) -> TrainConfig:
         optim=replace(train.optim, lr=lr),
         precision=train.precision,
         device=train.device,
-        checkpoint_every_s=train.checkpoint_every_s,
+        checkpoint_every_s=20.0,
         tensorboard=False,
     )
 
 
 def _taught_by(stage: TrainConfig) -> dict[str, Any]:
     """What of a stage's settings decides what it comes to."""
-    return {"optim": asdict(stage.optim), "precision": stage.precision, "device": stage.device}
+    device = pick_device(stage.device)
+    half = stage.precision == "bfloat16" or (stage.precision == "auto" and has_bfloat16(device))
+    return {"optim": asdict(stage.optim), "bfloat16": half, "device": str(device)}
 
 
 def shared(stage: str, depends: Any, make: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:

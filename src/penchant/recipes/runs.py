@@ -311,4 +311,6 @@ def load_run(folder: Path, store: Path | None = None, device: str = "auto") -> L
     ):
         raise RunError("was trained on another Store or split", where=folder, fix="Name the right one with --store.")
     result = FitResult(**json.loads((folder / "result.json").read_text()))
+    if described["config"].get("refit"):
+        split = split.with_valid_in_train()  # nothing it learned from may judge it
     return LoadedRun(load_model(folder, pick_device(device)), opened, split, described, result)

@@ -131,6 +131,13 @@ def test_pictures_are_read_beside_words_and_items_without_one_by_words_alone(
     items = torch.arange(1, 20)
     together = reader(items)
     torch.testing.assert_close(together, torch.cat([reader(item[None]) for item in items]), rtol=1e-4, atol=1e-5)
+    # Padding, and an item with neither words nor a picture, among others.
+    reader.words[4], reader.pictured[4] = -1, False
+    mixed = reader(torch.tensor([0, 1, 2, 4]))
+    assert not mixed[[0, 3]].any()
+    torch.testing.assert_close(mixed[[1, 2]], together[:2], rtol=1e-4, atol=1e-5)
+    reader.words[4], reader.pictured[4] = reader.words[5], True
+    together = reader(items)
     reader.pixels[:] = 255 - reader.pixels
     moved = (reader(items) - together).abs().amax(1) > 1e-6
     assert moved.tolist() == reader.pictured[1:20].tolist()

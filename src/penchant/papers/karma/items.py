@@ -65,20 +65,19 @@ class TextReader(nn.Module):
         """Zero for an item with nothing to read. Items of like length are read together, in chunks."""
         lengths = self._lengths(items)
         order = torch.argsort(lengths, stable=True)
-        parts: list[Tensor] = []
-        chunks = list(_chunks(lengths[order].tolist()))
+        nothing = int((lengths == 0).sum())
+        parts = [torch.zeros(nothing, self.width, device=items.device)]
+        chunks = list(_chunks(lengths[order].tolist(), nothing))
         again = torch.is_grad_enabled() and len(chunks) > 1
         for rows in chunks:
             chosen = items[order[rows]]
             length = int(lengths[order[rows.stop - 1]])
-            if not length:
-                parts.append(torch.zeros(len(chosen), self.width, device=items.device))
-            elif again:
+            if again:
                 read: Any = checkpoint(self._read, chosen, length, use_reentrant=False)
                 parts.append(read)
             else:
                 parts.append(self._read(chosen, length))
-        vectors = torch.cat(parts) if parts else torch.zeros(0, self.width, device=items.device)
+        vectors = torch.cat(parts)
         return torch.empty_like(vectors).index_copy(0, order, vectors)
 
     def _lengths(self, items: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
@@ -104,14 +103,13 @@ class TextReader(nn.Module):
         return {"inputs_embeds": states.float(), "attention_mask": real.long()}, real
 
 
-def _chunks(lengths: list[int]) -> Iterator[slice]:
-    """Runs of ascending lengths of at most `CHUNK_WORDS` words each, padding included."""
-    start = 0
-    for end, length in enumerate(lengths, 1):
+def _chunks(lengths: list[int], start: int) -> Iterator[slice]:
+    """Runs of ascending lengths, from a place on, of at most `CHUNK_WORDS` words each, padding included."""
+    for end, length in enumerate(lengths[start:], start + 1):
         if (end - start) * length > CHUNK_WORDS and end - 1 > start:
             yield slice(start, end - 1)
             start = end - 1
-    if lengths:
+    if start < len(lengths):
         yield slice(start, len(lengths))
 
 

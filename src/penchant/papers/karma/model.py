@@ -287,6 +287,8 @@ class Karma(nn.Module):
             content_width=0,
             vocabulary=0,
             item_architecture="",
+            # What people typed is served only where histories are read with it.
+            queries=self.config.queries if self.config.query == "interleaved" else 0,
         )
         served = Karma(config, self.sizes)
         was_training = self.training
@@ -296,6 +298,8 @@ class Karma(nn.Module):
         self.train(was_training)
         state = {f"body.{k}": v for k, v in merged(self.body).items()}
         others = {k: v for k, v in self.state_dict().items() if not k.startswith(("body.", "items."))}
+        if self.query is not None:
+            others["query.table"] = self.query.table[: config.queries + 1]
         served.load_state_dict({**others, **state, "items.vectors": table})
         return served.eval()
 

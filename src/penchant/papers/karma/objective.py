@@ -244,20 +244,23 @@ class KarmaObjective(nn.Module):
         own = torch.zeros_like(exposed).scatter(1, right[:, None], True)
         negatives = (in_batch | exposed) & ~own  # an equal item elsewhere in the batch is no negative
         users, vectors = model.users(states), model.served(tokens[kept])
-        match self.config.act:
-            case "pairwise":
-                return pairwise(users @ vectors.T, right, negatives, summed=self.config.literal)
-            case "hardest":
-                return hardest(users @ vectors.T, right, negatives)
-            case "infonce":
-                assert self.log_scale is not None
-                cosines = F.normalize(users, dim=-1) @ F.normalize(vectors, dim=-1).T
-                return softmax(cosines * self.log_scale.exp().clamp(max=100.0), right, negatives)
-            case "sampled_softmax":
-                # In the sample if it is any position's target; those that were shown are there for certain.
-                log_inclusion = torch.log(-torch.expm1(-(len(right) * self.shares[items]).clamp(min=1e-9)))
-                logits = users @ vectors.T
-                return softmax(torch.where(own | exposed, logits, logits - log_inclusion), right, negatives)
+        # Differences of scores are what is learned from: they are made in float32, whatever the rest is made in.
+        with torch.autocast(users.device.type, enabled=False):
+            users, vectors = users.float(), vectors.float()
+            match self.config.act:
+                case "pairwise":
+                    return pairwise(users @ vectors.T, right, negatives, summed=self.config.literal)
+                case "hardest":
+                    return hardest(users @ vectors.T, right, negatives)
+                case "infonce":
+                    assert self.log_scale is not None
+                    cosines = F.normalize(users, dim=-1) @ F.normalize(vectors, dim=-1).T
+                    return softmax(cosines * self.log_scale.exp().clamp(max=100.0), right, negatives)
+                case "sampled_softmax":
+                    # In the sample if it is any position's target; those that were shown are there for certain.
+                    log_inclusion = torch.log(-torch.expm1(-(len(right) * self.shares[items]).clamp(min=1e-9)))
+                    logits = users @ vectors.T
+                    return softmax(torch.where(own | exposed, logits, logits - log_inclusion), right, negatives)
 
 
 def pairwise(
@@ -285,7 +288,7 @@ def softmax(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the target among itself and its negatives. In nats."""
     candidates = negatives.scatter(1, right[:, None], True)
-    return F.cross_entropy(logits.float().masked_fill(~candidates, -torch.inf), right)
+    return F.cross_entropy(logits.masked_fill(~candidates, -torch.inf), right)
 
 
 def _another(count: int) -> Int[Tensor, " I"]:
