@@ -46,7 +46,10 @@ def parts(store: Store, folder: Path, objective: KarmaObjectiveConfig = BOTH, **
     backbone = load_backbone(str(folder), num_layers=2, device="cpu")
     torch.manual_seed(1)
     model = build_karma(
-        KarmaConfig(backbone=str(folder), width=8, **config), Beginning(backbone, "x"), store, sizes_of(store)
+        KarmaConfig(backbone=str(folder), item_backbone=str(folder), width=8, **config),
+        Beginning(backbone, "x"),
+        store,
+        sizes_of(store),
     )
     shares = torch.full((store.num_items + 1,), 1 / store.num_items)
     texts = read_texts(store, backbone.tokenizer, objective.max_words)
