@@ -23,12 +23,12 @@ class Reproduce:
     """Run what is missing of a table of results. A row that was cut goes on; a finished row is never run twice.
 
     $ penchant reproduce controls --dry-run                        what is left, and how long it will take
-    $ penchant reproduce controls-ranking
+    $ penchant reproduce karma-table1 --seeds 1
     $ penchant reproduce controls-calibration --rows sasrec-ce
     """
 
     table: Positional[str]
-    """A paper (controls), or one of its tables (controls-calibration, controls-retrieval, controls-ranking)."""
+    """A paper (controls, karma), or one of its tables (controls-calibration, controls-beauty, karma-table1, ...)."""
     rows: tuple[str, ...] = ()
     """Only these rows."""
     data: tuple[str, ...] = ()
