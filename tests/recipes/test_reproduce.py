@@ -12,7 +12,7 @@ from penchant.data.output import alone
 from penchant.data.split import load_split
 from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.results import find_results
-from penchant.recipes import controls
+from penchant.recipes import controls, reproduce
 from penchant.recipes.reproduce import (
     Missing,
     choose,
@@ -46,6 +46,27 @@ def test_rows_run_once_and_results_carry_their_provenance(tmp_path: Path) -> Non
         assert result.config["kind"] == result.row
         assert result.metrics["HR@10"] is not None
         assert "HR@10 unseen" in result.metrics
+
+
+def test_a_row_that_another_table_of_the_paper_has_is_taken_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path / "stores" / "made-up")
+    folders = tmp_path / "stores", tmp_path / "runs", tmp_path / "results"
+    known = {"small": TABLE, "again": replace(TABLE, name="again", rows=(replace(ROWS[1], name="chain"), ROWS[0]))}
+    monkeypatch.setattr(reproduce, "tables", lambda: known)
+    first = run_row(Missing(TABLE, ROWS[1], 0), *folders)
+    chain = run_row(Missing(known["again"], known["again"].rows[0], 0), *folders)
+    assert (chain.metrics, chain.cpu_seconds, chain.row, chain.table) == (
+        first.metrics,
+        first.cpu_seconds,
+        "chain",
+        "again",
+    )
+    assert not (tmp_path / "runs" / "controls" / "again").exists()
+    assert chain.path(folders[2]).with_suffix(".parquet").is_file()
+    run_row(Missing(known["again"], ROWS[0], 0), *folders)  # of another configuration: run
+    assert (tmp_path / "runs" / "controls" / "again" / "popularity.made-up.loo.s0").is_dir()
 
 
 def test_a_row_that_another_process_is_at_is_refused(tmp_path: Path) -> None:

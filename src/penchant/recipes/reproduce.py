@@ -5,6 +5,7 @@ A finished row is a file `results/<paper>/<table>/<row>.<data>.<split>.s<seed>.j
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,14 @@ from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError, StoreError
-from penchant.evaluation.results import Result, find_results, result_path, versions_here, write_result
+from penchant.evaluation.results import (
+    Result,
+    find_results,
+    read_per_user,
+    result_path,
+    versions_here,
+    write_result,
+)
 from penchant.recipes.judge import judge_run
 from penchant.recipes.karma import said_by
 from penchant.recipes.rows import ResultTable, Row
@@ -89,6 +97,8 @@ def _minutes(item: Missing, results: Path) -> float:
 def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     """Train (or go on training) one row, judge it on the test window, write its result file.
 
+    A row that another table of the paper has too, under whatever name, is taken from there.
+
     Raises:
         StoreError: its Store is not in `stores`; the message says how to make it.
         RunError: another process is at work on this row.
@@ -104,6 +114,10 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     run, tried = choose_try(row.tries, store, split, folder) if row.tries else (row.run, ())
     if not isinstance(run, CountRun):
         run = replace(run, train=replace(run.train, seed=item.seed))
+    if found := _elsewhere(item, run, store, split, results):
+        result = replace(found, table=table.name, row=row.name)
+        write_result(results, result, read_per_user(results, found))
+        return result
     out = folder.with_name(f"{folder.name}.s{item.seed}")
     with alone(out, RunError):  # until it is judged; `train_run` holds the folder while it trains
         trained = train_run(run, store, split, out)
@@ -134,6 +148,19 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
         )
         write_result(results, result, verdict.per_user())
     return result
+
+
+def _elsewhere(item: Missing, run: Run, store: Store, split: Split, results: Path) -> Result | None:
+    """The same run, judged the same way, in another table of the paper: it is not run twice."""
+    mine = item.table
+    alike = {t.name for t in choose(mine.paper) if (t.targets, t.meaning) == (mine.targets, mine.meaning)}
+    config = json.loads(json.dumps(asdict(run)))
+    prints = (store.fingerprint, split.fingerprint, item.seed)
+    for result in find_results(results, mine.paper):
+        same = (result.data_fingerprint, result.split_fingerprint, result.seed) == prints
+        if same and result.table in alike and result.config == config:
+            return result
+    return None
 
 
 def choose_try(tries: Sequence[Run], store: Store, split: Split, folder: Path) -> tuple[Run, tuple[str, ...]]:
