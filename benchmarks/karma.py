@@ -1,11 +1,16 @@
-"""How fast KARMA trains beside the plain way, on the whole objective with a language model as item encoder.
+"""How fast KARMA trains: beside the plain way, and by the number of layers.
 
-The plain way: every position's item is read anew by all of the encoder's layers, padded to full length, logits of the
-whole vocabulary at every position, float32. Ours: distinct items once, the states of frozen layers from disk, logits of
-labelled positions and of the catalogue's words, length buckets, bfloat16 where the processor has it. Both learn the
-same weights from the same batches; the losses of each step stand beside the speed. A process each, one after the other.
+The plain way: every position's item is read anew by all of the encoder's layers, histories and Task 1 are passes of
+their own, logits of the whole vocabulary at every position, float32. Ours: distinct items once, the states of frozen
+layers from disk, one pass for both, logits of labelled positions and of the catalogue's words, bfloat16 where the
+processor has it. Both learn the same weights from the same batches with a language model as item encoder; the losses
+of each step stand beside the speed, and ours go on for longer, to compare the curves of both precisions.
 
-    python -m benchmarks.karma --store stores/ml-1m-liked --layers 4 8
+By layers: a step of the recipes, whose item encoder is a projection of frozen vectors.
+
+A process each, one after the other; what is finished is not run again.
+
+    python -m benchmarks.karma --store stores/ml-1m-liked
 """
 
 from __future__ import annotations
@@ -36,69 +41,101 @@ from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
 from penchant.recipes.karma_build import Beginning, build_karma, read_texts
 from penchant.recipes.runs import sizes_of
-from penchant.training.optim import OptimConfig, build_optimizers
+from penchant.training.optim import OptimConfig, build_optimizers, set_rate
 
 SPLIT = "temporal-successive"
-TARGETS = 1024
-"""Of a batch, at histories of up to 32."""
+TARGETS = 2048
+"""Of a batch beside the plain way, at histories of up to 50."""
+OPTIM = OptimConfig(lr=1e-3)
+RAMP = 20
+"""Steps over which the learning rate rises, as in training: Adam's first steps are all of one size."""
+CURVE = 30
+"""Steps of our own ways with 4 layers, after which their losses are compared."""
+FEW = 2
+"""Timed steps of every other row."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("stores/ml-1m-liked"))
-    parser.add_argument("--layers", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--steps", type=int, default=4, help="after one that is not counted")
+    parser.add_argument(
+        "--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=", ".join(ROWS)
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--way", choices=("plain", "ours", "ours-float32"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.way:
-        said = measure(arguments.way, arguments.layers[0], arguments.store, arguments.steps, arguments.threads)
-        print(json.dumps(said))
+    if arguments.alone:
+        print(json.dumps(measure(arguments.rows[0], arguments.store, arguments.threads)))
         return
-    for layers in arguments.layers:
-        for way in ("plain", "ours-float32", "ours"):
-            name = f"{way}-{layers}-layers"
-            data = Store(arguments.store).name
-            if result_path(arguments.results, "benchmarks", "karma", name, data, SPLIT, 0).is_file():
-                print(f"{name}: finished before")
-                continue
-            command = [sys.executable, "-m", "benchmarks.karma", "--way", way, "--layers", str(layers)]
-            command += ["--store", str(arguments.store), "--steps", str(arguments.steps)]
-            done = subprocess.run([*command, "--threads", str(arguments.threads)], check=True, capture_output=True)
-            said = json.loads(done.stdout.splitlines()[-1])
-            print(name, said["metrics"])
-            write(arguments.results, name, Store(arguments.store), said)
+    store = Store(arguments.store)
+    for name in arguments.rows:
+        if result_path(arguments.results, "benchmarks", table_of(name), name, store.name, SPLIT, 0).is_file():
+            print(f"{name}: finished before")
+            continue
+        command = [sys.executable, "-m", "benchmarks.karma", "--alone", "--rows", name]
+        command += ["--store", str(arguments.store), "--threads", str(arguments.threads)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        said = json.loads(done.stdout.splitlines()[-1])
+        print(name, said["metrics"], flush=True)
+        write(arguments.results, name, store, said)
 
 
-def measure(way: str, layers: int, path: Path, steps: int, threads: int) -> dict[str, Any]:
-    """Speed, memory and losses of one way; the first step is not timed."""
+def _beside(layers: int) -> KarmaConfig:
+    """For the plain way and ours: a language model reads the items, its last layer learns."""
+    return KarmaConfig(layers=layers, items="text", item_layers=layers, item_tune="top", item_top=1)
+
+
+def _rows() -> dict[str, tuple[KarmaConfig, KarmaObjectiveConfig]]:
+    told, action = (
+        KarmaObjectiveConfig(act="pairwise", generate=0.1, reconstruct=0.1),
+        KarmaObjectiveConfig(act="pairwise"),
+    )
+    rows = {f"{way}-{n}-layers": (_beside(n), told) for n in (4, 8) for way in ("plain", "ours-float32", "ours")}
+    for layers in (2, 4, 8, None):
+        name = "30-layers-lora" if layers is None else f"{layers}-layers"
+        config = KarmaConfig(layers=layers, tune="lora" if layers is None else "full")
+        rows |= {f"{name}-action": (config, action), f"{name}-decoded": (config, told)}
+    return rows | {"8-layers-decoded-recomputed": rows["8-layers-decoded"]}
+
+
+ROWS = _rows()
+
+
+def table_of(row: str) -> str:
+    """karma: beside the plain way; karma-layers: by layers."""
+    return "karma" if row.startswith(("plain", "ours")) else "karma-layers"
+
+
+def measure(row: str, path: Path, threads: int) -> dict[str, Any]:
+    """Speed, memory and losses of a row; the first step is not timed."""
     torch.set_num_threads(threads)
+    config, goals = ROWS[row]
     store = Store(path)
     split = load_split(store, SPLIT)
-    backbone = load_backbone("smollm2", num_layers=layers, device="cpu")
-    texts = read_texts(store, backbone.tokenizer, 24)
-    config = KarmaConfig(
-        layers=layers, item_layers=layers, items="text", item_tune="top", item_top=1, max_len=32, width=128
-    )
-    goals = KarmaObjectiveConfig(act="pairwise", generate=0.1, reconstruct=0.1)
+    backbone = load_backbone("smollm2", num_layers=config.layers, device="cpu")
+    texts = read_texts(store, backbone.tokenizer, goals.max_words)
     torch.manual_seed(0)
-    model = build_karma(config, Beginning(backbone, f"untouched-{layers}"), store, sizes_of(store))
+    model = build_karma(config, Beginning(backbone, f"untouched-{config.layers}"), store, sizes_of(store))
     counts = torch.from_numpy(split.item_counts(store))
-    language = Language.of(backbone.model, texts.vocabulary, config.pretrained_rate)
+    language = Language.of(backbone.model, texts.vocabulary, config.pretrained_rate) if goals.tells else None
     ours = KarmaObjective(goals, texts.words, counts / counts.sum(), language)
-    half = way == "ours" and has_bfloat16(torch.device("cpu"))
-    objective: nn.Module = Plain(ours, backbone) if way == "plain" else ours
-    data = SequenceDataConfig(max_len=32, batch_targets=TARGETS)
-    batches = SequenceBatches(store, split, data, 0)
-    optimizers = build_optimizers(nn.ModuleDict({"model": model, "objective": objective}), OptimConfig(lr=1e-4))
+    plain, beside = row.startswith("plain"), table_of(row) == "karma"
+    half = not plain and "float32" not in row and has_bfloat16(torch.device("cpu"))
+    objective: nn.Module = Plain(ours, backbone) if plain else ours
+    if "recomputed" in row:
+        model.recompute()
+    batches = SequenceBatches(store, split, SequenceDataConfig(batch_targets=TARGETS if beside else 1024), 0)
+    optimizers = build_optimizers(nn.ModuleDict({"model": model, "objective": objective}), OPTIM)
+    steps = CURVE if row in ("ours-4-layers", "ours-float32-4-layers") else FEW + 1
     losses: list[float] = []
-    sequences = 0
+    sequences = targets = 0
     wall, cpu = time.perf_counter(), time.process_time()
-    for step in range(steps + 1):
+    for step in range(steps):
         if step == 1:
-            wall, cpu, sequences = time.perf_counter(), time.process_time(), 0
+            wall, cpu, sequences, targets = time.perf_counter(), time.process_time(), 0, 0
         batch = batches.batch(step)
+        set_rate(optimizers, min(1.0, (step + 1) / RAMP), OPTIM)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = torch.stack(list(objective(model, batch).values())).sum()
         loss.backward()
@@ -107,16 +144,23 @@ def measure(way: str, layers: int, path: Path, steps: int, threads: int) -> dict
             optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
         sequences += len(batch.history)
+        targets += batch.num_targets
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    learn = [p.numel() for part in (model, objective) for p in part.parameters() if p.requires_grad]
+    metrics = {
+        "Sequences per CPU second": sequences / cpu,
+        "Targets per CPU second": targets / cpu,
+        "CPU seconds a step": cpu / (steps - 1),
+        "Peak memory (GB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "Parameters that learn (millions)": sum(learn) / 1e6,
+        **{f"Loss at step {n}": losses[n - 1] for n in (1, FEW + 1)},
+    }
+    if steps == CURVE:
+        metrics |= {f"Loss at steps {n - 9}-{n}": sum(losses[n - 10 : n]) / 10 for n in range(10, CURVE + 1, 10)}
     return {
-        "metrics": {
-            "Sequences per CPU second": sequences / cpu,
-            "Sequences per second": sequences / wall,
-            "Peak memory (GB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-            **{f"Loss at step {n}": loss for n, loss in enumerate(losses, 1)},
-        },
-        "config": {"way": way, "bfloat16": half, "threads": threads, **asdict(replace(config, architecture=""))},
-        "steps": steps,
+        "metrics": metrics,
+        "config": {"row": row, "bfloat16": half, "threads": threads, **asdict(replace(config, architecture=""))},
+        "steps": steps - 1,
         "wall": wall,
         "cpu": cpu,
     }
@@ -135,24 +179,29 @@ class Plain(nn.Module):
         assert vocabulary is not None
         self.register_buffer("tokens", torch.from_numpy(vocabulary.tokens), persistent=False)
         self.register_buffer("whole", backbone.model.get_input_embeddings().weight.detach().clone(), persistent=False)
-        lower = len(backbone.model.model.layers) - 1
-        self.below, self.lower = backbone.model.model, lower
+        self.below, self.lower = backbone.model.model, len(backbone.model.model.layers) - 1
 
     def forward(self, model: Karma, batch: SequenceBatch) -> dict[str, Tensor]:
         ours, mask = self.ours, batch.mask
         read, targets = self._tokens(model, batch.history), self._tokens(model, batch.targets)
         lengths = mask.sum(1)
         words = ours.words[batch.targets.gather(1, (lengths - 1)[:, None])[:, 0]]
-        states, told = ours._told_after(model, read, lengths, words)
-        h = states[torch.arange(len(states)), lengths - 1]
+        states = model.read(read)
         items, right = torch.unique(batch.targets[mask], return_inverse=True)
         first = torch.zeros(len(items), dtype=torch.int64).scatter(0, right, torch.arange(len(right)))
         act = ours._act(model, states[mask], targets[mask][first], items, right, right[:, None][:, :0])
+        h = states[torch.arange(len(states)), lengths - 1]
         return {
             "act": act,
-            "generate": ours.config.generate * self._nll(told, words),
+            "generate": ours.config.generate * self._generate(model, read, lengths, words),
             "reconstruct": ours.config.reconstruct * self._nll(ours.told_from(model, h, words), words),
         }
+
+    def _generate(self, model: Karma, read: Tensor, lengths: Tensor, words: Tensor) -> Tensor:
+        """Task 1 in a pass of its own, with logits at every position of it."""
+        before, told = self.ours._told_after(model, read, lengths, words)
+        labels = torch.cat([words.new_full(before.shape[:2], -1), words], 1)
+        return self._nll(torch.cat([before, told], 1), labels)
 
     def _tokens(self, model: Karma, items: Tensor) -> Tensor:
         """Every position anew, through all layers, padded to full length."""
@@ -183,7 +232,7 @@ class Plain(nn.Module):
 def write(results: Path, name: str, store: Store, said: dict[str, Any]) -> None:
     result = Result(
         paper="benchmarks",
-        table="karma",
+        table=table_of(name),
         row=name,
         data=store.name,
         split=SPLIT,

@@ -41,6 +41,8 @@ class KarmaRun:
     objective: KarmaObjectiveConfig = field(default_factory=KarmaObjectiveConfig)
     continuation: ContinuationConfig = field(default_factory=ContinuationConfig)
     warm_up: WarmUpConfig = field(default_factory=WarmUpConfig)
+    recompute: bool = False
+    """Activation checkpointing of the decoder: less memory, about a third more time, the same result."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=3, optim=OptimConfig(lr=1e-3, final_share=0.1), precision="auto")
     )
@@ -96,6 +98,8 @@ def train_karma(
 
         beginning = WarmBegin(run.model, split.item_counts(store), began.key, fresh)
         warm_up(model, objective, run.warm_up, run.train, texts, beginning)
+    if run.recompute:
+        model.recompute()
     said = [began.said, *(_cut_texts(texts) if texts else ()), *(_without_picture(objective.pictures))]
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / SAID, "".join(f"{line}\n" for line in said if line))

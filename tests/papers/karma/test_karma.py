@@ -220,6 +220,31 @@ def test_gradients_reach_the_item_encoder_and_only_what_each_task_needs(karma: P
     assert "objective.separator" not in reached("reconstruct"), "no history, and so no end of it, is there"
 
 
+def test_recomputing_holds_less_and_learns_the_same(karma: Parts) -> None:
+    model, objective, _ = karma
+    model.train()
+
+    def learned() -> tuple[list[Tensor], int]:
+        model.zero_grad()
+        held = 0
+
+        def pack(kept: Tensor) -> Tensor:
+            nonlocal held
+            held += kept.numel()
+            return kept
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+            loss = torch.stack(list(objective(model, BATCH).values())).sum()
+        loss.backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None], held
+
+    expected, usual = learned()
+    model.recompute()
+    found, less = learned()
+    torch.testing.assert_close(found, expected)
+    assert less < 0.7 * usual
+
+
 def test_what_is_served_does_not_depend_on_what_was_trained(market: Store, language_folder: Path) -> None:
     """Names and shapes of the export of a decoded, low-rank model are those of an action-only one."""
     plain = parts(market, language_folder, KarmaObjectiveConfig()).model.exported()

@@ -149,6 +149,11 @@ class Karma(nn.Module):
         self.to_user = nn.Linear(width, config.width, bias=False)
         self.scale = nn.Parameter(torch.tensor(config.width**-0.5)) if config.scaled else None
 
+    def recompute(self) -> None:
+        """Activation checkpointing: while it learns, the decoder keeps its layers' inputs alone and makes the rest
+        again for the gradient. About a third more time for a fraction of the memory; nothing else changes."""
+        self.body.activation_checkpointing_enable({"use_reentrant": False})
+
     def tokens(self, items: Int[Tensor, "*S"]) -> Float[Tensor, "*S D"]:
         """e_i in the decoder's width (Eq. 2): what the decoder reads, and what scores are made of."""
         return self.items(items)
