@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from benchmarks.written import is_there, write
 from torch import Tensor, nn
 
 from penchant.data.batch import SequenceBatch, SequenceBatches, SequenceDataConfig
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.encoders.backbone import load_backbone
-from penchant.evaluation.results import Result, result_path, versions_here, write_result
 from penchant.models import has_bfloat16
 from penchant.papers.karma.items import ItemEncoder, TextReader
 from penchant.papers.karma.language import Language
@@ -70,7 +70,7 @@ def main() -> None:
         return
     store = Store(arguments.store)
     for name in arguments.rows:
-        if result_path(arguments.results, "benchmarks", table_of(name), name, store.name, SPLIT, 0).is_file():
+        if is_there(arguments.results, table_of(name), name, store, SPLIT):
             print(f"{name}: finished before")
             continue
         command = [sys.executable, "-m", "benchmarks.karma", "--alone", "--rows", name]
@@ -78,7 +78,7 @@ def main() -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         said = json.loads(done.stdout.splitlines()[-1])
         print(name, said["metrics"], flush=True)
-        write(arguments.results, name, store, said)
+        write(arguments.results, table_of(name), name, store, SPLIT, **said)
 
 
 def _beside(layers: int) -> KarmaConfig:
@@ -227,30 +227,6 @@ class Plain(nn.Module):
         logits = (states @ head.T)[..., self.tokens]
         real = words >= 0
         return F.cross_entropy(logits[real], words[real])
-
-
-def write(results: Path, name: str, store: Store, said: dict[str, Any]) -> None:
-    result = Result(
-        paper="benchmarks",
-        table=table_of(name),
-        row=name,
-        data=store.name,
-        split=SPLIT,
-        seed=0,
-        window="train",
-        config=said["config"],
-        data_fingerprint=store.fingerprint,
-        split_fingerprint=load_split(store, SPLIT).fingerprint,
-        versions=versions_here(),
-        device="cpu",
-        cpu_seconds=said["cpu"],
-        wall_seconds=said["wall"],
-        steps=said["steps"],
-        trials=1,
-        metrics=said["metrics"],
-        synthetic=bool(store.manifest.get("synthetic", False)),
-    )
-    write_result(results, result)
 
 
 if __name__ == "__main__":

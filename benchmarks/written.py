@@ -1,0 +1,58 @@
+"""A measured row as a result file under results/benchmarks/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.evaluation.results import Result, result_path, versions_here, write_result
+
+
+def is_there(results: Path, table: str, row: str, store: Store, split: str) -> bool:
+    """Whether the row was measured before."""
+    return result_path(results, "benchmarks", table, row, store.name, split, 0).is_file()
+
+
+def write(
+    results: Path,
+    table: str,
+    row: str,
+    store: Store,
+    split: str,
+    metrics: Mapping[str, float | None],
+    config: dict[str, Any],
+    *,
+    window: str = "train",
+    steps: int = 0,
+    wall: float = 0.0,
+    cpu: float = 0.0,
+) -> None:
+    """Write it, with where it comes from.
+
+    Args:
+        wall, cpu: seconds that were measured; 0 where the row is not about time.
+    """
+    result = Result(
+        paper="benchmarks",
+        table=table,
+        row=row,
+        data=store.name,
+        split=split,
+        seed=0,
+        window=window,
+        config=config,
+        data_fingerprint=store.fingerprint,
+        split_fingerprint=load_split(store, split).fingerprint,
+        versions=versions_here(),
+        device="cpu",
+        cpu_seconds=cpu,
+        wall_seconds=wall,
+        steps=steps,
+        trials=1,
+        metrics=dict(metrics),
+        synthetic=bool(store.manifest.get("synthetic", False)),
+    )
+    write_result(results, result)
