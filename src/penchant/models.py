@@ -47,6 +47,7 @@ KINDS = {
     "karma": "penchant.papers.karma.model:Karma",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
     "din": "penchant.baselines.ranking.din:DIN",
+    "dmae": "penchant.papers.dmae.model:DMAE",
     "light_two_tower": "penchant.funnel.prerank:LightTwoTower",
 }
 
@@ -55,7 +56,8 @@ def build_model(kind: str, config: dict[str, Any], sizes: Sizes) -> Any:
     """The model class of that kind, built with fresh weights from plain values."""
     module, name = KINDS[kind].split(":")
     cls = getattr(import_module(module), name)
-    return cls(cls.Config(**config), sizes)
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}  # from JSON
+    return cls(cls.Config(**known), sizes)
 
 
 def save_model(model: nn.Module, folder: Path) -> None:

@@ -61,15 +61,20 @@ class ItemEmbedding(nn.Module):
 
 
 class RankerBody(nn.Module):
-    """Embeddings before the pooling, and the last network after it: MLP([v, e, v * e, scaled features])."""
+    """Embeddings before the pooling, and the last network after it: MLP([v, e, v * e, scaled features, further]).
 
-    def __init__(self, config: RankerConfig, sizes: Sizes) -> None:
+    Args:
+        further: width of what a ranker has beside these.
+    """
+
+    def __init__(self, config: RankerConfig, sizes: Sizes, further: int = 0) -> None:
         super().__init__()
         width = config.width + config.category_width
         self.embed = ItemEmbedding(config, sizes)
         self.scale = FeatureScale(sizes.num_features)
         self.dropout = Dropout(config.embedding_dropout)
-        self.mlp = MLP(3 * width + sizes.num_features, config.hidden, config.hidden_second, 1, dropout=config.dropout)
+        inputs = 3 * width + sizes.num_features + further
+        self.mlp = MLP(inputs, config.hidden, config.hidden_second, 1, dropout=config.dropout)
 
     def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
         """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
@@ -77,7 +82,12 @@ class RankerBody(nn.Module):
         self.scale.fit(batches)
 
     def forward(
-        self, pooled: Float[Tensor, "B K D"], candidates: Float[Tensor, "B K D"], features: Float[Tensor, "B K F"]
+        self,
+        pooled: Float[Tensor, "B K D"],
+        candidates: Float[Tensor, "B K D"],
+        features: Float[Tensor, "B K F"],
+        further: Float[Tensor, "B K f"] | None = None,
     ) -> Float[Tensor, "B K"]:
         pooled, candidates = self.dropout(pooled), self.dropout(candidates)
-        return self.mlp(torch.cat([pooled, candidates, pooled * candidates, self.scale(features)], dim=2))[..., 0]
+        parts = [pooled, candidates, pooled * candidates, self.scale(features)]
+        return self.mlp(torch.cat(parts if further is None else [*parts, further], dim=2))[..., 0]

@@ -1,0 +1,156 @@
+"""What items look and read like, as a ranker sees it: frozen vectors of any number of modalities, compared in pairs.
+
+A candidate is compared with each action of the history, r = (cos + 1) / 2 in [0, 1]: one product a modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from penchant.baselines.ranking.parts import RankerConfig
+from penchant.errors import ConfigError
+
+MODALITIES = ("text", "image")
+"""Those that `penchant encode` makes."""
+QUANTILES = 256
+"""Steps of the similarities' distribution."""
+PLACEBO = 20
+"""Seed of the shuffled content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentRankerConfig(RankerConfig):
+    """A ranker that reads content too: which, and how it is compared."""
+
+    modalities: tuple[str, ...] = MODALITIES
+    """Frozen vectors of the Store by name; "learned": those of `features_from`."""
+    calibration: Literal["quantile", "whiten", "none"] = "quantile"
+    """Similarities of frozen vectors lie in a narrow band. quantile: r becomes the share of training pairs below it,
+    even over [0, 1]; whiten: each dimension with mean 0 and variance 1 before the cosine; none: as printed."""
+    precision: Literal["float32", "float16", "int8"] = "float16"
+    """Of the vectors that are held; int8 with one scale an item."""
+    shuffled: bool = False
+    """Placebo: every item has another item's content, always the same."""
+    content_widths: tuple[int, ...] = ()
+    """Of the vectors, by modality; set by the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise ConfigError(f"modalities are {self.modalities}", fix="Name one or more, each once.")
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """A candidate beside each action of its request's history, in each modality.
+
+    Attributes:
+        r: in [0, 1]; 0 where it is not known.
+        known: True where the action is real and both items have the modality.
+    """
+
+    r: Float[Tensor, "B K M S"]
+    known: Bool[Tensor, "B K M S"]
+
+
+class ItemContent(nn.Module):
+    """Frozen unit vectors of every item in each modality; zero where it has none. Nothing here learns."""
+
+    def __init__(self, config: ContentRankerConfig, num_items: int) -> None:
+        super().__init__()
+        if len(config.content_widths) != len(config.modalities):
+            raise ValueError("the vectors' widths come from the data: see recipes/runs.py")
+        self.config = config
+        kind = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}[config.precision]
+        count = len(config.modalities)
+        for m, width in enumerate(config.content_widths):
+            self.register_buffer(f"vectors_{m}", torch.zeros(num_items + 1, width, dtype=kind))
+        self.register_buffer("scales", torch.ones(count, num_items + 1) if config.precision == "int8" else None)
+        self.register_buffer("present", torch.zeros(count, num_items + 1, dtype=torch.bool))
+        even = torch.linspace(0, 1, QUANTILES + 1).repeat(count, 1)
+        self.register_buffer("quantiles", even if config.calibration == "quantile" else None)
+
+    present: Tensor
+    scales: Tensor | None
+    quantiles: Tensor | None
+
+    @torch.no_grad()
+    def fill(self, vectors: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Take the vectors of each modality.
+
+        Args:
+            vectors: (values [I+1, D], present [I+1]) by modality; row 0 is padding.
+        """
+        for m, (values, present) in enumerate(vectors):
+            known = torch.from_numpy(np.array(present, dtype=bool))
+            known[0] = False
+            given = torch.from_numpy(np.asarray(values, dtype=np.float32)).clone()
+            if self.config.shuffled:
+                order = np.flatnonzero(known.numpy())
+                given[order] = given[np.random.default_rng(PLACEBO).permutation(order)]
+            if self.config.calibration == "whiten":
+                of_known = given[known]
+                given = (given - of_known.mean(0)) / of_known.std(0, correction=0).clamp(min=1e-6)
+            known &= given.norm(dim=1) > 0
+            unit = F.normalize(given, dim=1) * known[:, None]
+            self.present[m] = known
+            held = self.get_buffer(f"vectors_{m}")
+            if self.scales is None:
+                held.copy_(unit)
+            else:
+                scale = unit.abs().amax(1).clamp(min=1e-12) / 127
+                self.scales[m] = scale
+                held.copy_((unit / scale[:, None]).round())
+
+    @torch.no_grad()
+    def fit(self, pairs: Sequence[tuple[Int[Tensor, "B S"], Int[Tensor, "B K"]]]) -> None:
+        """Learn the distribution of similarities from some training batches: (histories, candidates).
+
+        A modality of which no pair is known stays as it is.
+        """
+        if self.quantiles is None:
+            return
+        found = [self._raw(history, items) for history, items in pairs]
+        grid = np.linspace(0, 1, QUANTILES + 1)
+        for m in range(len(self.config.modalities)):
+            values = torch.cat([one.r[:, :, m][one.known[:, :, m]] for one in found]).numpy()
+            if len(values):
+                self.quantiles[m] = torch.from_numpy(np.quantile(values, grid)).float()
+
+    def forward(self, history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Similarities:
+        """Compare each candidate with each action."""
+        raw = self._raw(history, items)
+        if self.quantiles is None:
+            return raw
+        r = torch.stack([_share_below(raw.r[:, :, m], q) for m, q in enumerate(self.quantiles)], dim=2)
+        return Similarities(r * raw.known, raw.known)
+
+    def vectors(self, m: int, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
+        """Unit vectors of items in one modality; zero where there is none."""
+        found = self.get_buffer(f"vectors_{m}")[items].float()
+        return found if self.scales is None else found * self.scales[m][items][..., None]
+
+    def _raw(self, history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Similarities:
+        cosines, known = [], []
+        for m in range(len(self.config.modalities)):
+            cosines.append(self.vectors(m, items) @ self.vectors(m, history).mT)
+            known.append(self.present[m][items][:, :, None] & self.present[m][history][:, None])
+        both = torch.stack(known, dim=2)
+        return Similarities(((torch.stack(cosines, dim=2) + 1) / 2).clamp(0, 1) * both, both)
+
+
+def _share_below(r: Float[Tensor, "*shape"], quantiles: Float[Tensor, " Q"]) -> Float[Tensor, "*shape"]:
+    """The distribution function at r, linear between its steps; where several are equal, their last."""
+    steps = len(quantiles) - 1
+    above = torch.searchsorted(quantiles, r.contiguous(), right=True).clamp(1, steps)
+    low, high = quantiles[above - 1], quantiles[above]
+    inside = ((r - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+    return (above - 1 + inside) / steps

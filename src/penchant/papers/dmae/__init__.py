@@ -1,0 +1,1 @@
+"""DMAE: Distribution-Guided Auto-Encoder for User Multimodal Interest Cross Fusion."""
