@@ -39,7 +39,7 @@ from penchant.papers.karma.items import ItemEncoder, TextReader
 from penchant.papers.karma.language import Language
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
-from penchant.recipes.karma_build import Beginning, build_karma, read_texts
+from penchant.recipes.karma.build import Beginning, build_karma, read_texts
 from penchant.recipes.runs import sizes_of
 from penchant.training.optim import OptimConfig, build_optimizers, set_rate
 

@@ -22,7 +22,7 @@ from benchmarks.written import write
 from penchant.data.history import Requests, requests_before_events
 from penchant.models import load_model
 from penchant.papers.karma.model import Karma
-from penchant.recipes.karma import LEARNER
+from penchant.recipes.karma.run import LEARNER
 from penchant.recipes.runs import LoadedRun, load_run, sample_targets
 
 PAIRS = 200

@@ -21,11 +21,11 @@ from penchant.errors import ConfigError, StoreError
 from penchant.models import load_model
 from penchant.papers.karma.model import KarmaConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
-from penchant.recipes import karma as recipe
-from penchant.recipes import karma_stages as stages
-from penchant.recipes.karma import KarmaRun
-from penchant.recipes.karma_build import read_texts
-from penchant.recipes.karma_stages import ContinuationConfig, WarmUpConfig
+from penchant.recipes.karma import run as recipe
+from penchant.recipes.karma import stages
+from penchant.recipes.karma.build import read_texts
+from penchant.recipes.karma.run import KarmaRun
+from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
 from penchant.recipes.runs import load_run, train_run
 from penchant.training.loop import TrainConfig
 from tests.checkerboard import requests_of

@@ -43,7 +43,7 @@ from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.karma import KarmaRun, karma_decoded
+from penchant.recipes.karma.run import KarmaRun, karma_decoded
 from penchant.recipes.runs import (
     CountRun,
     Run,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from penchant.errors import ConfigError
-from penchant.recipes import controls, karma
+from penchant.recipes import controls
+from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
 
 RECIPES = (*controls.RETRIEVAL, *karma.RETRIEVAL, *controls.RANKING)

@@ -26,7 +26,7 @@ from penchant.evaluation.results import (
     write_result,
 )
 from penchant.recipes.judge import judge_run
-from penchant.recipes.karma import said_by
+from penchant.recipes.karma.run import said_by
 from penchant.recipes.rows import ResultTable, Row
 from penchant.recipes.runs import CountRun, Run, flat, load_run, train_run
 from penchant.recipes.tables import PREPARE, tables

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from penchant.recipes.karma import KarmaRun
+from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.runs import RankingRun, Run, SequenceRun
 
 Trained = TypeVar("Trained", SequenceRun, RankingRun, KarmaRun)

@@ -40,7 +40,7 @@ from penchant.funnel.features import Features
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import Sizes, build_model, load_model, pick_device, save_model
-from penchant.recipes.karma import KarmaRun, train_karma
+from penchant.recipes.karma.run import KarmaRun, train_karma
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from penchant.recipes import controls, karma_tables
+from penchant.recipes import controls
+from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
 
 PREPARE = {
@@ -74,4 +75,4 @@ def ranking() -> ResultTable:
 def tables() -> dict[str, ResultTable]:
     """Every table under `<paper>-<table>`."""
     controls = (calibration(), retrieval(), beauty(), ranking())
-    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma_tables.tables())}
+    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables())}

@@ -26,7 +26,7 @@ from penchant.papers.karma.objective import (
     pairwise,
     softmax,
 )
-from penchant.recipes.karma_build import Beginning, build_karma, read_texts
+from penchant.recipes.karma.build import Beginning, build_karma, read_texts
 from penchant.recipes.runs import sizes_of
 from tests.checkerboard import requests_of
 from tests.tiny_models import save_language_model

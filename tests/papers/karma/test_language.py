@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from penchant.encoders.backbone import load_backbone
 from penchant.papers.karma.language import Continuation, Language, Texts, Vocabulary, WordBatches, perplexity
-from penchant.recipes.karma_stages import Cut
+from penchant.recipes.karma.stages import Cut
 from tests.tiny_models import save_language_model
 
 TEXTS = [[4, 7, 5], [9], [], [5, 5, 11, 4]]

@@ -98,7 +98,7 @@ class TextReader(nn.Module):
         if not self.on_top:
             return {"input_ids": words.clamp(min=0), "attention_mask": real.long()}, real
         if self.below is None:
-            raise ValueError("the frozen layers' states are not here: see recipes/karma_build.py")
+            raise ValueError("the frozen layers' states are not here: see recipes/karma/build.py")
         states = torch.from_numpy(self.below[items.cpu().numpy(), :length]).to(words.device)
         return {"inputs_embeds": states.float(), "attention_mask": real.long()}, real
 

@@ -132,7 +132,7 @@ class Karma(nn.Module):
     def __init__(self, config: KarmaConfig, sizes: Sizes) -> None:
         super().__init__()
         if not config.architecture:
-            raise ValueError("architecture comes from the backbone: see recipes/karma.py")
+            raise ValueError("architecture comes from the backbone: see recipes/karma/run.py")
         self.config, self.sizes = config, sizes
         self.num_items = sizes.num_items
         self.body = empty_model(config.architecture)

@@ -42,7 +42,7 @@ class PictureReader(TextReader):
 
     def _lengths(self, items: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
         if self.pixels is None or self.pictured is None:
-            raise ValueError("the pictures are not here: see recipes/karma_build.py")
+            raise ValueError("the pictures are not here: see recipes/karma/build.py")
         pictured = torch.from_numpy(self.pictured[items.cpu().numpy()]).to(items.device)
         return super()._lengths(items) + pictured * len(self._frame)
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from penchant.data.batch import SequenceDataConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
 from penchant.recipes import controls
-from penchant.recipes.karma import KarmaRun
-from penchant.recipes.karma_stages import WarmUpConfig
+from penchant.recipes.karma.run import KarmaRun
+from penchant.recipes.karma.stages import WarmUpConfig
 from penchant.recipes.rows import ResultTable, Row
 from penchant.recipes.runs import Run
 from penchant.training.loop import TrainConfig

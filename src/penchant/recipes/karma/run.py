@@ -19,8 +19,8 @@ from penchant.papers.karma.generators import VisualTargets
 from penchant.papers.karma.language import Language, Texts
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
-from penchant.recipes.karma_build import Beginning, build_karma, read_texts
-from penchant.recipes.karma_stages import ContinuationConfig, WarmBegin, WarmUpConfig, begin, warm_up
+from penchant.recipes.karma.build import Beginning, build_karma, read_texts
+from penchant.recipes.karma.stages import ContinuationConfig, WarmBegin, WarmUpConfig, begin, warm_up
 from penchant.training.loop import FitResult, TrainConfig, fit
 from penchant.training.optim import OptimConfig
 

@@ -29,7 +29,7 @@ from penchant.papers.karma.items import ItemEncoder
 from penchant.papers.karma.language import Continuation, Language, Texts, WordBatches, perplexity
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import ItemBatch, KarmaObjective, WarmUp
-from penchant.recipes.karma_build import Beginning, read_texts
+from penchant.recipes.karma.build import Beginning, read_texts
 from penchant.training.loop import TrainConfig, fit
 
 

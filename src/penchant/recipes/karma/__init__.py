@@ -1,0 +1,1 @@
+"""KARMA's recipes: a run and its stages, and the tables of results."""
