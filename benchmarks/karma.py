@@ -34,13 +34,12 @@ from penchant.data.batch import SequenceBatch, SequenceBatches, SequenceDataConf
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.encoders.backbone import load_backbone
-from penchant.models import has_bfloat16
+from penchant.models import has_bfloat16, sizes_of
 from penchant.papers.karma.items import ItemEncoder, TextReader
 from penchant.papers.karma.language import Language
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
 from penchant.recipes.karma.build import Beginning, build_karma, read_texts
-from penchant.recipes.runs import sizes_of
 from penchant.training.optim import OptimConfig, build_optimizers, set_rate
 
 SPLIT = "temporal-successive"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from penchant.data.output import into_place
-from penchant.data.store import write_json
+from penchant.data.store import Store, write_json
 from penchant.errors import ConfigError, RunError
 
 
@@ -34,6 +34,11 @@ class Sizes:
     num_items: int
     num_categories: int = 0
     num_features: int = 0
+
+
+def sizes_of(store: Store, num_features: int = 0) -> Sizes:
+    """What models must know of a Store."""
+    return Sizes(num_items=store.num_items, num_categories=store.num_categories, num_features=num_features)
 
 
 # kind -> "module:class". Named in files, imported when needed: a bundle of two models loads the code of two.

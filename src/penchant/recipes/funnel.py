@@ -22,7 +22,6 @@ from rich.progress import track
 from torch import nn
 from tyro.conf import AvoidSubcommands
 
-from penchant.baselines.ranking.objective import listwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests, requests_before_events, requests_before_times
 from penchant.data.output import alone
@@ -42,13 +41,14 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
+from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes.controls import item_knn, popularity, sasrec
 from penchant.recipes.karma.run import KarmaRun, karma_decoded
+from penchant.recipes.ranking import build_ranker, ranker_objective
 from penchant.recipes.runs import (
     CountRun,
     Run,
     SequenceRun,
-    build_ranker,
     describe_run,
     flat,
     sample_targets,
@@ -78,8 +78,10 @@ class FunnelRun:
     settings: FunnelSettings
     prerank: LightTwoTowerConfig = field(default_factory=LightTwoTowerConfig)
     prerank_train: TrainConfig = field(default_factory=lambda: _train(10, "hr"))
-    rank_kind: Literal["din", "mean_pooling"] = "din"
+    rank_kind: Literal["din", "mean_pooling", "dmae"] = "din"
     rank: RankerConfig = field(default_factory=RankerConfig)
+    rank_objective: AvoidSubcommands[DMAEObjectiveConfig | None] = None
+    """What the ranker learns beside clicks; None = nothing."""
     rank_train: TrainConfig = field(default_factory=lambda: _train(6, "ndcg"))
     max_len: int = 50
     """Actions of a history that pre-ranker and ranker see."""
@@ -270,8 +272,10 @@ def _train_scorer(
 ) -> tuple[nn.Module, Features]:
     """Train one stage on the rank window's candidates, chosen by what it keeps of the valid window's."""
     light = stage == "prerank"
-    kind, config, train = (
-        ("light_two_tower", run.prerank, run.prerank_train) if light else (run.rank_kind, run.rank, run.rank_train)
+    kind, config, beside, train = (
+        ("light_two_tower", run.prerank, None, run.prerank_train)
+        if light
+        else (run.rank_kind, run.rank, run.rank_objective, run.rank_train)
     )
     try:
         batches = CandidateBatches(store, features, learn, cells=run.batch_cells, seed=run.seed)
@@ -279,7 +283,7 @@ def _train_scorer(
         fix = "More logs, larger k of the channels, or a merged list of more items."
         raise StoreError(f"too little to learn the {stage} stage from ({error})", where=store.path, fix=fix) from error
     features.save(folder)
-    model = build_ranker(kind, asdict(config), store, features, batches.batch, run.seed)
+    model = build_ranker(kind, config, store, features, batches.batch, run.seed)
     scorer = ModelScorer(model, features)
     size = run.settings.preranked_size if light else run.settings.list_size
 
@@ -289,7 +293,7 @@ def _train_scorer(
         ndcg = np.where(place <= size, 1 / np.log2(place + 1), 0.0)
         return {"hr": float((place <= size).mean()), "ndcg": float(ndcg.mean())}
 
-    fit(model, listwise, batches, train, folder, validate, title=kind)
+    fit(model, ranker_objective(beside, model, lists=True), batches, train, folder, validate, title=kind)
     return model, features
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import numpy as np
 import torch
 from tyro.conf import AvoidSubcommands, Fixed
 
-from penchant.baselines.ranking.objective import pointwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
 from penchant.baselines.retrieval.item_knn import ItemKNNConfig
@@ -39,8 +36,10 @@ from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
-from penchant.models import Sizes, build_model, load_model, pick_device, save_model
+from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
+from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes.karma.run import KarmaRun, train_karma
+from penchant.recipes.ranking import build_ranker, ranker_objective
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
@@ -91,6 +90,8 @@ class RankingRun:
 
     kind: Fixed[str]
     model: RankerConfig
+    objective: AvoidSubcommands[DMAEObjectiveConfig | None] = None
+    """What is learned beside clicks; None = nothing."""
     features_from: Path | None = None
     """Folder of a finished retrieval run whose similarities become features (KARMA, section 3.5). It must have learned
     before the window that this run learns from: train both with --split funnel."""
@@ -101,11 +102,6 @@ class RankingRun:
 
 
 Run = CountRun | SequenceRun | RankingRun | KarmaRun
-
-
-def sizes_of(store: Store, num_features: int = 0) -> Sizes:
-    """What models must know of a Store."""
-    return Sizes(num_items=store.num_items, num_categories=store.num_categories, num_features=num_features)
 
 
 def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
@@ -214,13 +210,14 @@ def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> Fi
     features = Features.fit(store, split, counted, max_len=run.data.max_len, similarity=similarity)
     features.save(out)
     batches = ImpressionBatches(store, split, window, features, cells=run.data.cells, seed=run.train.seed)
-    model = build_ranker(run.kind, asdict(run.model), store, features, batches.batch, run.train.seed)
+    model = build_ranker(run.kind, run.model, store, features, batches.batch, run.train.seed)
+    objective = ranker_objective(run.objective, model)
 
     def validate() -> dict[str, float]:
         shown = evaluate_impressions(model, features, store, split, "valid")
         return evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users).metrics()
 
-    return fit(model, pointwise, batches, run.train, out, validate, title=run.kind)
+    return fit(model, objective, batches, run.train, out, validate, title=run.kind)
 
 
 def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Similarity:
@@ -266,16 +263,6 @@ def load_features(folder: Path) -> Features:
         RunError: a file is missing or damaged.
     """
     return Features.load(folder, _kept_similarity(folder))
-
-
-def build_ranker(
-    kind: str, config: dict[str, Any], store: Store, features: Features, batch: Callable[[int], Any], seed: int
-) -> Any:
-    """A ranker or pre-ranker with fresh weights, its features scaled by what the first batches hold."""
-    torch.manual_seed(seed)
-    model = build_model(kind, config, sizes_of(store, len(features.names)))
-    model.fit_inputs(features, [batch(step).inputs for step in islice(range(10**9), 20)])
-    return model
 
 
 @dataclass(frozen=True)

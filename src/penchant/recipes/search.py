@@ -23,7 +23,8 @@ from penchant.evaluation.search.systems import Lexical, WithinMatches, WithoutUs
 from penchant.evaluation.search.targets import SearchTargets, search_targets
 from penchant.evaluation.search.truth import BazaarTruth, TrueRate, TrueRelevance
 from penchant.evaluation.significance import Difference, paired_bootstrap
-from penchant.recipes.runs import LoadedRun, sizes_of
+from penchant.models import sizes_of
+from penchant.recipes.runs import LoadedRun
 
 LEXICAL = "lexical search"
 BY_QUERY = ("head", "tail", "unseen")

@@ -15,12 +15,12 @@ from penchant.data.store import Store
 from penchant.encoders.backbone import load_backbone
 from penchant.encoders.cache import VectorCache
 from penchant.errors import ConfigError
+from penchant.models import sizes_of
 from penchant.papers.karma import items as rooms
 from penchant.papers.karma.items import ItemEncoder, TextReader
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.pictures import PictureReader
 from penchant.recipes.karma.build import Beginning, build_karma, read_texts
-from penchant.recipes.runs import sizes_of
 from tests.tiny_models import save_language_model, save_picture_text_model, save_text_model
 
 

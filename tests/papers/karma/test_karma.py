@@ -16,7 +16,7 @@ from penchant.data.batch import SequenceBatch
 from penchant.data.store import Store
 from penchant.encoders.backbone import Backbone, load_backbone
 from penchant.errors import ConfigError
-from penchant.models import load_model, save_model
+from penchant.models import load_model, save_model, sizes_of
 from penchant.papers.karma.language import Language
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import (
@@ -27,7 +27,6 @@ from penchant.papers.karma.objective import (
     softmax,
 )
 from penchant.recipes.karma.build import Beginning, build_karma, read_texts
-from penchant.recipes.runs import sizes_of
 from tests.checkerboard import requests_of
 from tests.tiny_models import save_language_model
 

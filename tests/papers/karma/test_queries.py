@@ -13,13 +13,13 @@ from penchant.data.batch import SequenceBatch
 from penchant.data.store import Store
 from penchant.encoders.backbone import load_backbone
 from penchant.errors import ConfigError
+from penchant.models import sizes_of
 from penchant.papers.karma import objective as training
 from penchant.papers.karma.language import Language
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
 from penchant.papers.karma.queries import MOST, piece_table, pieces
 from penchant.recipes.karma.build import Beginning, build_karma, read_texts
-from penchant.recipes.runs import sizes_of
 from tests.checkerboard import requests_of
 from tests.factories import make_store
 

@@ -1,0 +1,72 @@
+"""Building a ranker of any kind, with the content it reads, and what it is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from penchant.baselines.ranking.content import ContentRankerConfig
+from penchant.baselines.ranking.objective import listwise, pointwise
+from penchant.baselines.ranking.parts import RankerConfig
+from penchant.data.store import Store
+from penchant.errors import ConfigError
+from penchant.funnel.features import Features
+from penchant.funnel.prerank import LightTwoTowerConfig
+from penchant.models import build_model, sizes_of
+from penchant.papers.dmae.objective import DMAEObjective, DMAEObjectiveConfig
+from penchant.training.loop import Objective
+
+BATCHES = 20
+"""From which a ranker's scales are taken."""
+LEARNED = "learned"
+"""The modality whose vectors are those of the model that `features_from` names."""
+
+
+def build_ranker(
+    kind: str,
+    config: RankerConfig | LightTwoTowerConfig,
+    store: Store,
+    features: Features,
+    batch: Callable[[int], Any],
+    seed: int,
+) -> Any:
+    """A ranker or pre-ranker with fresh weights, its features scaled by what the first batches hold.
+
+    Raises:
+        StoreError: it reads content of which the Store has no vectors; the message says how to make them.
+        ConfigError: it reads learned vectors, and `features` have none.
+    """
+    content: list[tuple[np.ndarray, np.ndarray]] = []
+    if isinstance(config, ContentRankerConfig):
+        content = [_vectors(store, features, name) for name in config.modalities]
+        config = replace(config, content_widths=tuple(values.shape[1] for values, _ in content))
+    torch.manual_seed(seed)
+    model = build_model(kind, asdict(config), sizes_of(store, len(features.names)))
+    if content:
+        model.content.fill(content)
+    model.fit_inputs(features, [batch(step).inputs for step in islice(range(10**9), BATCHES)])
+    return model
+
+
+def _vectors(store: Store, features: Features, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of every item, and which are there."""
+    if name != LEARNED:
+        found = store.vectors(name)
+        return np.asarray(found.values), found.present
+    if features.similarity is None:
+        what = f"modality {name!r} is the vectors of the model that features_from names, and none is named"
+        raise ConfigError(what, fix="Set features_from to a finished retrieval run, or leave the modality out.")
+    values = features.similarity.vectors.numpy()
+    return values, np.asarray(values.any(axis=1))
+
+
+def ranker_objective(config: DMAEObjectiveConfig | None, model: Any, *, lists: bool = False) -> Objective:
+    """What a ranker learns: each impression by itself, or the one clicked item of each list; and what goes with it."""
+    if config is None:
+        return listwise if lists else pointwise
+    return DMAEObjective(config, model.config.modalities, model.config.interest, lists)
