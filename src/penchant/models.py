@@ -52,6 +52,10 @@ KINDS = {
     "karma": "penchant.papers.karma.model:Karma",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
     "din": "penchant.baselines.ranking.din:DIN",
+    "wide_deep": "penchant.baselines.ranking.wide_deep:WideDeep",
+    "frnet": "penchant.baselines.ranking.frnet:FRNet",
+    "gru4rec_ranker": "penchant.baselines.ranking.gru4rec:GRU4RecRanker",
+    "bst": "penchant.baselines.ranking.bst:BST",
     "dmae": "penchant.papers.dmae.model:DMAE",
     "light_two_tower": "penchant.funnel.prerank:LightTwoTower",
 }

@@ -88,6 +88,8 @@ def test_mistakes_end_with_one_line_and_status_2(
         *(("din", f"--model.{n}", 0, f"{n} is 0. Set {n} to 1 or more.") for n in RANKER_SIZES),
         ("din", "--model.embedding-dropout", 1.0, "embedding_dropout is 1.0. Set embedding_dropout to 0 or more"),
         ("din", "--model.dropout", 1.5, "dropout is 1.5. Set dropout to 0 or more"),
+        *(("bst", f"--model.{n}", 0, f"{n} is 0. Set {n} to 1 or more.") for n in ("width", "heads", "positions")),
+        ("bst", "--model.heads", 3, "width + category_width is 40, not a multiple of heads 3. Set heads to a divisor"),
         ("sasrec", "--data.max-len", 0, "max_len is 0. Set max_len to 1 or more."),
         ("sasrec", "--data.batch-targets", 0, "batch_targets is 0. Set batch_targets to 1 or more."),
         ("sasrec", "--train.epochs", 0, "epochs is 0.0. Set epochs to above 0."),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from penchant.baselines.ranking.bst import BSTConfig
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
 from penchant.baselines.retrieval.item_knn import ItemKNNConfig
@@ -105,6 +106,26 @@ def din() -> RankingRun:
     return RankingRun(kind="din", model=RankerConfig(embedding_dropout=0.1))
 
 
+def wide_deep() -> RankingRun:
+    """Ranker: Wide & Deep, a linear part beside a network, no behaviour sequence. Minutes."""
+    return RankingRun(kind="wide_deep", model=RankerConfig(embedding_dropout=0.1))
+
+
+def frnet() -> RankingRun:
+    """Ranker: FRNet on a factorization machine, features refined by their context, no behaviour sequence. Minutes."""
+    return RankingRun(kind="frnet", model=RankerConfig(embedding_dropout=0.1))
+
+
+def gru4rec_ranker() -> RankingRun:
+    """Ranker: GRU4Rec, the last state of a recurrent network over the history. Minutes."""
+    return RankingRun(kind="gru4rec_ranker", model=RankerConfig(embedding_dropout=0.1))
+
+
+def bst() -> RankingRun:
+    """Ranker: BST, a transformer block over the history and the candidate. Minutes."""
+    return RankingRun(kind="bst", model=BSTConfig(embedding_dropout=0.1))
+
+
 def _train(epochs: float, lr: float) -> TrainConfig:
     return TrainConfig(epochs=epochs, optim=OptimConfig(lr=lr))
 
@@ -122,4 +143,4 @@ RETRIEVAL = (
     sasrec_beauty,
     sasrec_beauty_refit,
 )
-RANKING = (mean_pooling, din)
+RANKING = (mean_pooling, din, wide_deep, frnet, gru4rec_ranker, bst)

@@ -1,9 +1,9 @@
-"""Mean pooling and DIN against loops, and what both must not depend on."""
+"""Mean pooling and DIN against loops, and what no ranker must depend on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from penchant.baselines.ranking.bst import BST, BSTConfig
 from penchant.baselines.ranking.din import DIN, ActivationUnit
+from penchant.baselines.ranking.frnet import FRNet
+from penchant.baselines.ranking.gru4rec import GRU4RecRanker
 from penchant.baselines.ranking.mean_pooling import MeanPooling
 from penchant.baselines.ranking.objective import listwise, pointwise
 from penchant.baselines.ranking.parts import RankerConfig
+from penchant.baselines.ranking.wide_deep import WideDeep
 from penchant.data.history import Requests
 from penchant.funnel.features import Features, RankInputs
 from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig
@@ -44,10 +48,27 @@ def light() -> LightTwoTower:
     return LightTwoTower(LightTwoTowerConfig(width=6, recent=4), SIZES)
 
 
-Build = Callable[[], MeanPooling | DIN | LightTwoTower]
+def wide_deep() -> WideDeep:
+    return WideDeep(CONFIG, SIZES)
 
 
-def made(build: Build) -> MeanPooling | DIN | LightTwoTower:
+def frnet() -> FRNet:
+    return FRNet(CONFIG, SIZES)
+
+
+def gru4rec() -> GRU4RecRanker:
+    return GRU4RecRanker(CONFIG, SIZES)
+
+
+def bst() -> BST:
+    return BST(BSTConfig(**asdict(CONFIG), heads=2, positions=3), SIZES)
+
+
+Ranker = MeanPooling | DIN | LightTwoTower | WideDeep | FRNet | GRU4RecRanker | BST
+Build = Callable[[], Ranker]
+
+
+def made(build: Build) -> Ranker:
     """A model in evaluation mode with categories and a scale, all of its weights drawn at random."""
     torch.manual_seed(0)
     model = build()
@@ -56,10 +77,14 @@ def made(build: Build) -> MeanPooling | DIN | LightTwoTower:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
-        for module in model.modules():
-            if isinstance(module, nn.Embedding):
-                module.weight[0] = 0
+        for table in tables_of(model):
+            table.weight[0] = 0
     return model.eval()
+
+
+def tables_of(model: nn.Module) -> list[nn.Embedding]:
+    """The tables with a row of padding."""
+    return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.padding_idx == 0]
 
 
 def some_inputs(*, seed: int = 0, lengths: tuple[int, ...] = (5, 0, 3, 1), k: int = 4) -> RankInputs:
@@ -74,7 +99,8 @@ def some_inputs(*, seed: int = 0, lengths: tuple[int, ...] = (5, 0, 3, 1), k: in
     return RankInputs(requests, items, features)
 
 
-MODELS = pytest.mark.parametrize("build", [mean_pooling, din, light])
+READERS = [mean_pooling, din, light, gru4rec, bst]
+MODELS = pytest.mark.parametrize("build", [*READERS, wide_deep, frnet])
 
 
 def test_activation_unit_is_the_papers_network_pair_by_pair() -> None:
@@ -130,11 +156,14 @@ def test_mean_pooling_is_din_with_uniform_weights() -> None:
     torch.testing.assert_close(attending(inputs), pooling(inputs))
 
 
-def test_the_two_rankers_differ_in_the_activation_unit_alone() -> None:
-    def count(model: nn.Module) -> int:
-        return sum(p.numel() for p in model.parameters())
+def test_rankers_differ_in_what_reads_the_history_alone() -> None:
+    def count(*models: nn.Module) -> int:
+        return sum(p.numel() for model in models for p in model.parameters())
 
-    assert count(din()) - count(mean_pooling()) == count(din().unit)
+    shared = count(mean_pooling())
+    assert count(din()) == shared + count(din().unit)
+    assert count(gru4rec()) == shared + count(gru4rec().gru)
+    assert count(bst()) == shared + count(bst().position, bst().block)
 
 
 @MODELS
@@ -150,10 +179,29 @@ def test_padding_changes_no_logit(build: Build) -> None:
 
 
 @MODELS
+def test_a_history_of_padding_alone_is_no_history(build: Build) -> None:
+    model, inputs = made(build), some_inputs(lengths=(0, 0))
+    nothing = torch.zeros(2, 3, dtype=torch.int64)
+    padded = replace(inputs, requests=replace(inputs.requests, history=nothing, history_times_ms=nothing))
+    torch.testing.assert_close(model(padded), model(inputs))
+
+
+@MODELS
 def test_a_candidates_logit_does_not_depend_on_the_others(build: Build) -> None:
     model, inputs = made(build), some_inputs()
     order = torch.tensor([[2, 0, 3, 1]]).expand(4, -1)
     torch.testing.assert_close(model(taken(inputs, order)), model(inputs).gather(1, order))
+
+
+@MODELS
+def test_an_item_shown_twice_or_an_empty_slot_between_changes_no_logit(build: Build) -> None:
+    model, inputs = made(build), some_inputs()
+    order = torch.tensor([[1, 0, 1, 3]]).expand(4, -1)
+    several = taken(inputs, order)
+    several.items[:, 1], several.features[:, 1] = 0, 0
+    got, wanted = model(several), model(inputs).gather(1, order)
+    assert torch.isfinite(got).all()
+    torch.testing.assert_close(got[:, [0, 2, 3]], wanted[:, [0, 2, 3]])
 
 
 @MODELS
@@ -172,12 +220,22 @@ def test_a_saved_model_gives_the_same_logits(build: Build, tmp_path: Path) -> No
     assert torch.equal(loaded(inputs), model(inputs))
 
 
+def with_other_history(inputs: RankInputs) -> RankInputs:
+    """The same candidates and features after other actions."""
+    history = inputs.requests.history
+    return replace(inputs, requests=replace(inputs.requests, history=history % 20 + 1 * (history > 0)))
+
+
+@pytest.mark.parametrize("build", READERS)
+def test_the_history_reaches_the_logit(build: Build) -> None:
+    model, inputs = made(build), some_inputs()
+    assert not torch.allclose(model(with_other_history(inputs))[0], model(inputs)[0])
+
+
 @MODELS
-def test_history_category_and_features_reach_the_logit(build: Build) -> None:
+def test_category_and_features_reach_the_logit(build: Build) -> None:
     model, inputs = made(build), some_inputs()
     logits = model(inputs)
-    other_history = replace(inputs.requests, history=inputs.requests.history % 20 + 1 * (inputs.requests.history > 0))
-    assert not torch.allclose(model(replace(inputs, requests=other_history))[0], logits[0])
     assert not torch.allclose(model(replace(inputs, features=inputs.features + 0.5)), logits)
     buffer = next(b for name, b in model.named_buffers() if "categor" in name)
     buffer[1:] = buffer[1:] % 4 + 1
@@ -237,8 +295,8 @@ def test_one_batch_can_be_learned_by_heart(build: Build, objective: Callable) ->
 def test_padding_gets_no_gradient(build: Build) -> None:
     model, batch = made(build), labelled(some_inputs())
     pointwise(model, batch)["click"].backward()
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            assert module.weight.grad is not None
-            assert not module.weight.grad[0].any()
-            assert module.weight.grad.any()
+    assert len(tables_of(model)) >= 2
+    for table in tables_of(model):
+        assert table.weight.grad is not None
+        assert not table.weight.grad[0].any()
+        assert table.weight.grad.any()

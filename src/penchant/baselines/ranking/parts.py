@@ -1,4 +1,4 @@
-"""What mean pooling and DIN share, so that how the history is weighted is the one difference between them."""
+"""What the rankers share, so that how each uses the history is the one difference between them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from penchant.models import Sizes
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig:
-    """Widths of a ranker that pools the history. The defaults are DIN's, but for the embeddings' widths."""
+    """Widths of a ranker. The defaults are DIN's, but for the embeddings' widths."""
 
     width: int = 32
     """Of an item's own embedding."""
     category_width: int = 8
+    """Of its category's embedding; FRNet's fields are all of `width`."""
     hidden: int = 200
-    """Width of the last network's first inner layer."""
+    """Width of the last network's first inner layer; of FRNet's contextual information extractor."""
     hidden_second: int = 80
-    """Width of its second inner layer."""
+    """Width of its second inner layer; FRNet has no last network."""
     attention: int = 36
-    """Inner width of DIN's activation unit; mean pooling has none."""
+    """Inner width of DIN's activation unit and of FRNet's self-attention; the others have neither."""
     dropout: float = 0.1
-    """Inside the last network."""
+    """Inside the last network, FRNet's extractor and BST's block."""
     embedding_dropout: float = 0.3
-    """On the candidate's and the pooled embedding, against learning the items by heart."""
+    """On the candidate's embedding and on what the history is pooled to, against learning the items by heart."""
 
     def __post_init__(self) -> None:
         for name in ("width", "category_width", "hidden", "hidden_second", "attention"):
@@ -58,6 +59,24 @@ class ItemEmbedding(nn.Module):
 
     def forward(self, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         return torch.cat([self.item(items), self.category(self.category_of[items])], dim=-1)
+
+
+class FirstOrder(nn.Module):
+    """The linear part of Wide & Deep and of FM: w_item + w_category + w . features + b."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        sparse = sizes.num_items >= SPARSE_FROM_ITEMS
+        self.item = nn.Embedding(sizes.num_items + 1, 1, padding_idx=0, sparse=sparse)
+        self.category = nn.Embedding(sizes.num_categories + 1, 1, padding_idx=0)
+        self.features = nn.Linear(sizes.num_features, 1)
+        for table in (self.item, self.category):
+            nn.init.zeros_(table.weight)
+
+    def forward(
+        self, items: Int[Tensor, "B K"], categories: Int[Tensor, "B K"], features: Float[Tensor, "B K F"]
+    ) -> Float[Tensor, "B K"]:
+        return (self.item(items) + self.category(categories) + self.features(features))[..., 0]
 
 
 class RankerBody(nn.Module):
