@@ -53,6 +53,18 @@ def test_rows_show_mean_and_spread_and_are_compared_with_the_control(folder: Pat
     assert "synthetic" not in text
 
 
+def test_a_slice_is_a_column_of_which_no_difference_is_told(folder: Path, tmp_path: Path) -> None:
+    cold = {"item": {"cold": {"HR@10": 0.125, "targets": 8}}}
+    write_result(folder, result(row="sliced", slices=cold), per_user(0.25))
+    describe(folder, control="control", metrics=["HR@10", "HR@10, item=cold"])
+    page = write_report(folder, tmp_path / "docs")
+    assert "| row | HR@10 | HR@10, item=cold | seeds |" in page.read_text()
+    shown, *told = lines_of(page, "sliced")
+    assert shown.startswith("| sliced | 0.2500 | 0.1250 | 1 |")
+    assert [line.split(" | ")[1] for line in told] == ["HR@10"]
+    assert "| below | 0.2000 | – | 1 |" in page.read_text()  # it has no such slice
+
+
 def test_the_same_files_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     once, again = write_report(folder, tmp_path / "a").parent, write_report(folder, tmp_path / "b").parent
     write_report(folder, tmp_path / "b")

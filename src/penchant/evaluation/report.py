@@ -6,7 +6,8 @@ How a table is shown comes from an optional `table.json` beside its rows:
     note             a paragraph below it
     control          the row the others are compared with, in pairs, user by user
     claim            "better" (default) or "worse": what is claimed of each row beside the control (ablations: "worse")
-    metrics          columns, the first one drawn; else the usual ones that every row has
+    metrics          columns, the first one drawn; else the usual ones that every row has. "HR@10, item=cold" is of a
+                     slice, of which no difference is told
     against          a metric (a cost, say) that the first one is drawn against, instead of beside the control
     curve            a metric (a size, say) by which rows of growing data are one table, and the metrics curves over it
     lower_is_better  metrics of which less is better; else LogLoss and ECE
@@ -128,7 +129,12 @@ class _Row:
 
     def values(self, metric: str) -> list[float]:
         """Of each seed; empty unless every seed has it."""
-        found = [seed.metrics.get(metric) for seed in self.seeds]
+        name, _, part = metric.partition(", ")
+        group, _, chosen = part.partition("=")
+        found = [
+            seed.slices.get(group, {}).get(chosen, {}).get(name) if part else seed.metrics.get(metric)
+            for seed in self.seeds
+        ]
         return [] if None in found else [float(v) for v in found if v is not None]
 
     def users(self, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -238,7 +244,8 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
     ]
     control = next((row for row in rows if row.name == info.control), None)
     others = [row for row in rows if row is not control] if control else []
-    told = {(row.name, m): difference(row, control, m) for row in others for m in columns} if control else {}
+    paired = [m for m in columns if any(row.users(m) for row in rows)]
+    told = {(row.name, m): difference(row, control, m) for row in others for m in paired} if control else {}
     if control and told:
         claim = f"Difference to `{control.name}`; the claim is that each row is {info.claim}."
         body = [[row, metric, *_verdict(d, info.claimed(metric))] for (row, metric), d in told.items()]
