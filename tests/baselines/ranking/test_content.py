@@ -113,7 +113,7 @@ def test_memory_is_what_the_precision_says() -> None:
 def test_nothing_of_it_learns_and_all_of_it_is_saved() -> None:
     content = made(precision="int8", calibration="quantile")
     assert not list(content.parameters())
-    assert set(content.state_dict()) == {"vectors_0", "vectors_1", "scales", "present", "quantiles"}
+    assert set(content.state_dict()) == {"vectors_0", "vectors_1", "scales", "present", "below"}
 
 
 @pytest.mark.parametrize("modalities", [(), ("text", "text")])

@@ -111,7 +111,7 @@ def test_eq_1_to_4_number_by_number(encoding: Any, wave: Any, places: bool) -> N
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 1000))
+@given(st.integers(0, 200), st.integers(1, 9), st.integers(0, 1000))
 def test_the_window_attention_is_a_softmax_over_known_neighbours(length: int, reach: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     q, k, v = torch.randn(3, 2, length, 4, generator=generator)
@@ -121,11 +121,10 @@ def test_the_window_attention_is_a_softmax_over_known_neighbours(length: int, re
     for n in range(2):
         for s in range(length):
             near = [t for t in range(length) if abs(t - s) <= reach and known[n, t]]
-            expected = torch.zeros(4)
-            if near:
+            if known[n, s]:
                 weights = (k[n, near] @ q[n, s] / 2).softmax(0)
-                expected = weights @ v[n, near]
-            torch.testing.assert_close(got[n, s], expected, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(got[n, s], weights @ v[n, near], atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(got).all()
 
 
 def test_the_window_costs_no_more_than_the_length() -> None:

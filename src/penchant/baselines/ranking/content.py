@@ -20,8 +20,8 @@ from penchant.errors import ConfigError
 
 MODALITIES = ("text", "image")
 """Those that `penchant encode` makes."""
-QUANTILES = 256
-"""Steps of the similarities' distribution."""
+STEPS = 4096
+"""Of r, at which the similarities' distribution is known; linear between them."""
 PLACEBO = 20
 """Seed of the shuffled content."""
 
@@ -75,12 +75,12 @@ class ItemContent(nn.Module):
             self.register_buffer(f"vectors_{m}", torch.zeros(num_items + 1, width, dtype=kind))
         self.register_buffer("scales", torch.ones(count, num_items + 1) if config.precision == "int8" else None)
         self.register_buffer("present", torch.zeros(count, num_items + 1, dtype=torch.bool))
-        even = torch.linspace(0, 1, QUANTILES + 1).repeat(count, 1)
-        self.register_buffer("quantiles", even if config.calibration == "quantile" else None)
+        even = torch.linspace(0, 1, STEPS + 1).repeat(count, 1)
+        self.register_buffer("below", even if config.calibration == "quantile" else None)
 
     present: Tensor
     scales: Tensor | None
-    quantiles: Tensor | None
+    below: Tensor | None
 
     @torch.no_grad()
     def fill(self, vectors: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -116,21 +116,21 @@ class ItemContent(nn.Module):
 
         A modality of which no pair is known stays as it is.
         """
-        if self.quantiles is None:
+        if self.below is None:
             return
         found = [self._raw(history, items) for history, items in pairs]
-        grid = np.linspace(0, 1, QUANTILES + 1)
+        steps = torch.linspace(0, 1, STEPS + 1)
         for m in range(len(self.config.modalities)):
-            values = torch.cat([one.r[:, :, m][one.known[:, :, m]] for one in found]).numpy()
+            values = torch.cat([one.r[:, :, m][one.known[:, :, m]] for one in found]).sort().values
             if len(values):
-                self.quantiles[m] = torch.from_numpy(np.quantile(values, grid)).float()
+                self.below[m] = torch.searchsorted(values, steps, right=True) / len(values)
 
     def forward(self, history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Similarities:
         """Compare each candidate with each action."""
         raw = self._raw(history, items)
-        if self.quantiles is None:
+        if self.below is None:
             return raw
-        r = torch.stack([_share_below(raw.r[:, :, m], q) for m, q in enumerate(self.quantiles)], dim=2)
+        r = torch.stack([_share_below(raw.r[:, :, m], below) for m, below in enumerate(self.below)], dim=2)
         return Similarities(r * raw.known, raw.known)
 
     def vectors(self, m: int, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
@@ -147,10 +147,8 @@ class ItemContent(nn.Module):
         return Similarities(((torch.stack(cosines, dim=2) + 1) / 2).clamp(0, 1) * both, both)
 
 
-def _share_below(r: Float[Tensor, "*shape"], quantiles: Float[Tensor, " Q"]) -> Float[Tensor, "*shape"]:
-    """The distribution function at r, linear between its steps; where several are equal, their last."""
-    steps = len(quantiles) - 1
-    above = torch.searchsorted(quantiles, r.contiguous(), right=True).clamp(1, steps)
-    low, high = quantiles[above - 1], quantiles[above]
-    inside = ((r - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
-    return (above - 1 + inside) / steps
+def _share_below(r: Float[Tensor, "*shape"], below: Float[Tensor, " Q"]) -> Float[Tensor, "*shape"]:
+    """The distribution function at r."""
+    at = r * (len(below) - 1)
+    step = at.long().clamp(max=len(below) - 2)
+    return torch.lerp(below[step], below[step + 1], at - step)

@@ -120,6 +120,10 @@ class WindowAttention(nn.Module):
         return mixed if self.norm is None else self.norm(x + mixed)
 
 
+BLOCK = 64
+"""Places whose attention is one dense product."""
+
+
 def banded_attention(
     q: Float[Tensor, "N S d"],
     k: Float[Tensor, "N S d"],
@@ -127,7 +131,7 @@ def banded_attention(
     known: Bool[Tensor, "N S"],
     reach: int,
 ) -> Float[Tensor, "N S d"]:
-    """softmax(q . k / sqrt(d)) v over the known places at most `reach` away; zero where there is none.
+    """softmax(q . k / sqrt(d)) v over the known places at most `reach` away, and the place itself.
 
     In blocks: places of a block attend to the block and `reach` on each side, so that all is dense products and nothing
     grows faster than S.
@@ -135,19 +139,22 @@ def banded_attention(
     count, length, width = q.shape
     if not length:
         return q
-    block = min(max(2 * reach, 8), length)
+    block = min(max(2 * reach, BLOCK), length)
     blocks = -(-length // block)
-    extra = blocks * block - length
-    span = block + 2 * reach
-    queries = F.pad(q, (0, 0, 0, extra)).view(count, blocks, block, width)
-    keys, values = (F.pad(of, (0, 0, reach, reach + extra)).unfold(1, span, block) for of in (k, v))
-    seen = F.pad(known, (reach, reach + extra)).unfold(1, span, block)
-    place = torch.arange(block, device=q.device)[:, None] + reach
-    near = (torch.arange(span, device=q.device) - place).abs() <= reach
-    allowed = near & seen[:, :, None]
-    scores = (queries @ keys) / math.sqrt(width)
-    weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0.0)
-    return (weights @ values.mT).flatten(1, 2)[:, :length]
+    place = torch.arange(length, device=q.device)
+    if blocks == 1:
+        allowed = ((place - place[:, None]).abs() <= reach)[None]
+        if not bool(known.all()):  # else one mask does for all
+            allowed = (allowed & known[:, None]) | torch.eye(length, dtype=torch.bool, device=q.device)
+        one_head = (of[:, None] for of in (q, k, v))
+        return F.scaled_dot_product_attention(*one_head, attn_mask=allowed[:, None])[:, 0]
+    after, span = blocks * block - length, block + 2 * reach
+    queries = F.pad(q, (0, 0, 0, after)).view(count, blocks, block, width)
+    keys, values = (F.pad(of, (0, 0, reach, reach + after)).unfold(1, span, block).mT for of in (k, v))
+    away = torch.arange(span, device=q.device) - torch.arange(block, device=q.device)[:, None] - reach
+    seen = F.pad(known, (reach, reach + after)).unfold(1, span, block)[:, :, None]
+    allowed = ((away.abs() <= reach) & seen) | (away == 0)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed).flatten(1, 2)[:, :length]
 
 
 class CrossFusion(nn.Module):
