@@ -28,7 +28,7 @@ class Reproduce:
     """
 
     table: Positional[str]
-    """A paper (controls, karma), or one of its tables (controls-calibration, controls-beauty, karma-table1, ...)."""
+    """A paper (controls, karma, dmae), or one of its tables (controls-calibration, karma-table1, dmae-table3, ...)."""
     rows: tuple[str, ...] = ()
     """Only these rows."""
     data: tuple[str, ...] = ()

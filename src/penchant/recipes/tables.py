@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penchant.recipes import controls
+from penchant.recipes import controls, dmae
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
 
@@ -75,4 +75,4 @@ def ranking() -> ResultTable:
 def tables() -> dict[str, ResultTable]:
     """Every table under `<paper>-<table>`."""
     controls = (calibration(), retrieval(), beauty(), ranking())
-    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables())}
+    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *dmae.tables())}
