@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -51,6 +52,26 @@ def test_rows_show_mean_and_spread_and_are_compared_with_the_control(folder: Pat
     assert lines_of(page, "alike")[1].endswith("| not decidable (zero inside) |")
     assert lines_of(page, "lone")[1] == "| lone | HR@10 | – | – | not decidable (no per-user values) |"
     assert "synthetic" not in text
+
+
+def test_a_metric_may_have_weights_of_its_own(folder: Path, tmp_path: Path) -> None:
+    """GAUC is of impressions, HR of targets: users without the one or the other do not count there."""
+    for row, gain in (("control", 0.0), ("above", 0.02)):
+        table = per_user(0.3 + gain)
+        own = np.where(np.arange(len(table)) % 4 == 0, 0.0, 3.0).astype(np.float32)
+        values = np.where(own > 0, table["HR@10"].to_numpy(), np.nan).astype(np.float32)
+        table = table.append_column("GAUC request", pa.array(values))
+        write_result(
+            folder,
+            result(row=row, seed=0, metrics={"GAUC request": 0.5}, table="shown"),
+            table.append_column("GAUC request weight", pa.array(own)),
+        )
+    (folder / "house" / "shown" / "table.json").write_text(
+        json.dumps({"control": "control", "metrics": ["GAUC request"]})
+    )
+    _, told = lines_of(write_report(folder, tmp_path / "docs"), "above")[-2:]
+    assert told.startswith("| above | GAUC request | +0.02")
+    assert told.endswith("| held |")
 
 
 def test_a_slice_is_a_column_of_which_no_difference_is_told(folder: Path, tmp_path: Path) -> None:

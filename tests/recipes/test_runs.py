@@ -65,6 +65,19 @@ def test_learned_control_beats_popularity_where_order_can_be_learned(tmp_path: P
     assert learned > popular + 0.1
 
 
+def test_gauc_of_what_was_shown_has_users_and_weights_of_its_own(store: Store, tmp_path: Path) -> None:
+    split = load_split(store, "temporal-successive")
+    train_run(short(controls.two_tower(), 0.5), store, split, tmp_path)
+    verdict = judge_run(load_run(tmp_path, device="cpu"), tmp_path, targets=30, meaning=True)
+    table = verdict.per_user()
+    columns = {name: table[name].to_numpy().astype(np.float64) for name in table.column_names}
+    metrics = verdict.metrics()
+    for name, weight in (("GAUC request", "GAUC request weight"), ("HR@10", "weight"), ("JS@50", "weight")):
+        assert np.average(columns[name], weights=columns[weight]) == pytest.approx(metrics[name], abs=1e-5)
+    assert len(np.unique(columns["user"])) == table.num_rows
+    assert (columns["weight"] == 0).any()  # shown something, and no target of the subsample
+
+
 def test_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> None:
     split = load_split(store, "loo")
     run = short(controls.gru4rec())

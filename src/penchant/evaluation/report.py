@@ -138,14 +138,22 @@ class _Row:
         return [] if None in found else [float(v) for v in found if v is not None]
 
     def users(self, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Users, weights and values averaged over the seeds; None unless every seed has them for the same targets."""
+        """Users, weights and values averaged over the seeds; None unless every seed has them for the same targets.
+
+        A metric with a column "<metric> weight" has weights of its own. Users without weight are left out.
+        """
         tables = [t for t in self.per_user if t is not None and metric in t.column_names]
         if len(tables) != len(self.seeds):
             return None
-        user, weight = (tables[0][c].to_numpy() for c in ("user", "weight"))
-        if any(not _same(user, t["user"]) or not _same(weight, t["weight"]) for t in tables):
+        own = f"{metric} weight"
+        weighed = own if own in tables[0].column_names else "weight"
+        if any(weighed not in t.column_names for t in tables):
             return None
-        return user, weight, np.mean([t[metric].to_numpy().astype(np.float64) for t in tables], axis=0)
+        user, weight = (tables[0][c].to_numpy() for c in ("user", weighed))
+        if any(not _same(user, t["user"]) or not _same(weight, t[weighed]) for t in tables):
+            return None
+        values = np.mean([t[metric].to_numpy().astype(np.float64) for t in tables], axis=0)
+        return user[weight > 0], weight[weight > 0], values[weight > 0]
 
 
 def _same(a: np.ndarray, column: pa.ChunkedArray) -> bool:

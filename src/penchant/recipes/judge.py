@@ -13,6 +13,7 @@ from rich.table import Table
 
 from penchant.data.store import write_json
 from penchant.evaluation.meaning import item_terms, js_at, shown_gauc
+from penchant.evaluation.metrics import GroupAUC
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval, per_user_table
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking
 from penchant.recipes.runs import LoadedRun, load_features
@@ -21,6 +22,7 @@ from penchant.training.impressions import evaluate_impressions
 KS = (5, 10, 20, 50, 100)
 WIDEST = 200
 """Of KARMA's tables, which look further down."""
+GAUC = "GAUC request"
 SHOWN = 4000
 """Requests with clicks and non-clicks by which GAUC is taken beside a retrieval result."""
 
@@ -33,7 +35,7 @@ class Verdict:
         provenance: data, split, window and settings that the numbers belong to.
         cpu_seconds, wall_seconds: of judging.
         meaning: of a retrieval result, where asked for: JS@50 with the target and over the others, of each target.
-        shown: GAUC by request on what was shown, where asked for and the Store knows it.
+        shown: GAUC by request on what was shown, where asked for and the Store knows it; and each request's user.
     """
 
     result: RetrievalResult | RankingResult
@@ -41,11 +43,11 @@ class Verdict:
     cpu_seconds: float
     wall_seconds: float
     meaning: dict[str, np.ndarray] = field(default_factory=dict)
-    shown: float | None = None
+    shown: tuple[GroupAUC, np.ndarray] | None = None
 
     def metrics(self) -> dict[str, float]:
         beside = {name: float(values.mean()) for name, values in self.meaning.items()}
-        return self.result.metrics() | beside | ({} if self.shown is None else {"GAUC request": self.shown})
+        return self.result.metrics() | beside | ({} if self.shown is None else {GAUC: self.shown[0].value})
 
     def slices(self) -> dict[str, Any]:
         """Means by popularity of the item, by history length, by query; empty for rankers."""
@@ -58,8 +60,10 @@ class Verdict:
             overlaps = per_user_table(self.result.users, self.meaning)
             for name in self.meaning:
                 table = table.append_column(name, overlaps[name])
+        if self.shown:
+            table = with_gauc(table, *self.shown)
         kept = [name for name in table.column_names if not name.startswith("MRR") or name == "MRR@20"]
-        return table.select(sorted(kept, key=lambda name: not name.endswith(("user", "weight", "@10", "@20"))))
+        return table.select(sorted(kept, key=lambda name: not name.endswith(("user", "weight", GAUC, "@10", "@20"))))
 
     def notes(self) -> tuple[str, ...]:
         return self.result.notes if isinstance(self.result, RetrievalResult) else ()
@@ -67,6 +71,31 @@ class Verdict:
     def write(self, path: Path) -> None:
         """Metrics, slices and provenance as JSON."""
         write_json(path, {**self.provenance, "metrics": self.metrics(), "slices": self.slices(), "notes": self.notes()})
+
+
+def with_gauc(table: pa.Table, shown: GroupAUC, users: np.ndarray) -> pa.Table:
+    """Per-user values with two columns more: each user's mean AUC over requests, and its weight, their impressions.
+
+    Users who were shown something and have no target come in with weight 0 in all else.
+
+    Args:
+        users: of each of `shown`'s groups.
+    """
+    known, of = np.unique(users, return_inverse=True)
+    weight = np.bincount(of, weights=shown.impressions)
+    total = np.bincount(of, weights=np.nan_to_num(shown.aucs) * shown.impressions)
+    here = table["user"].to_numpy()
+    everyone = np.union1d(here, known)
+    columns: dict[str, np.ndarray] = {"user": everyone.astype(np.int32)}
+    for name in table.column_names[1:]:
+        old = table[name].to_numpy()
+        columns[name] = np.zeros(len(everyone), old.dtype)
+        columns[name][np.searchsorted(everyone, here)] = old
+    at = np.searchsorted(everyone, known)
+    for name, values in ((GAUC, total / np.maximum(weight, 1)), (f"{GAUC} weight", weight)):
+        columns[name] = np.zeros(len(everyone), np.float32)
+        columns[name][at] = values
+    return pa.table(columns)
 
 
 def judge_run(
@@ -87,7 +116,7 @@ def judge_run(
     store, split, model = loaded.store, loaded.split, loaded.model
     wall, cpu = time.perf_counter(), time.process_time()
     overlaps: dict[str, np.ndarray] = {}
-    gauc: float | None = None
+    of_shown: tuple[GroupAUC, np.ndarray] | None = None
     if loaded.described["run"] == "RankingRun":
         shown = evaluate_impressions(model, load_features(folder), store, split, window)
         result = evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users)
@@ -109,7 +138,8 @@ def judge_run(
             overlaps = dict(zip(("JS@50", "JS@50 others"), js, strict=True))
             if hasattr(model, "user_vectors") and split.cuts_ms is not None and len(split.requests(store, window)):
                 found = shown_gauc(model, store, split, window, max_len=max_len, requests=SHOWN)
-                gauc = found.value if found.impressions.any() else None
+                if found.impressions.any():
+                    of_shown = found, np.asarray(store.request_user)[found.groups]
     provenance = {
         "data": store.name,
         "data_fingerprint": store.fingerprint,
@@ -119,7 +149,7 @@ def judge_run(
         "config": loaded.described["config"],
     }
     seconds = time.process_time() - cpu, time.perf_counter() - wall
-    return Verdict(result, provenance, *seconds, overlaps, gauc)
+    return Verdict(result, provenance, *seconds, overlaps, of_shown)
 
 
 def metrics_table(result: RetrievalResult | RankingResult, title: str = "") -> Table:
