@@ -10,7 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from penchant.data.split import define_splits
-from penchant.data.store import Store
+from penchant.data.store import Store, write_json
 from penchant.data.writer import write_store
 
 START_MS = 1_700_000_000_000
@@ -118,6 +118,24 @@ def make_store(
     )
     define_splits(store)
     return store
+
+
+def give_vectors(store: Store, *, width: int = 12, seed: int = 0) -> None:
+    """Write text and image vectors into a Store as `penchant encode` does: near those of the same category.
+
+    Every ninth item has no text, every seventh no picture.
+    """
+    rng = np.random.default_rng(seed)
+    for kind, gap in (("text", 9), ("image", 7)):
+        of_category = rng.normal(size=(store.num_categories + 1, width))
+        values = of_category[store.item_category] + 0.5 * rng.normal(size=(store.num_items + 1, width))
+        present = np.arange(store.num_items + 1) % gap != 0
+        folder = store.path / "vectors" / kind
+        folder.mkdir(parents=True)
+        np.save(folder / "values.npy", (values * present[:, None]).astype(np.float16))
+        np.save(folder / "present.npy", present)
+        described = {"encoder": "made-up", "encoder_fingerprint": "made-up", "fingerprint": f"{kind} {seed}"}
+        write_json(folder / "manifest.json", described)
 
 
 def _picture(i: int) -> bytes:

@@ -19,7 +19,7 @@ PACKAGE = "penchant"
 MAX_LINES = 500
 MAX_ENTRIES = 16
 SERVED = ("serve", "funnel", "index")
-TRAIN_ONLY = ("objective", "generators", "denoiser")
+TRAIN_ONLY = ("objective", "auxiliary", "generators", "denoiser")
 """Modules of these names hold what export leaves behind, wherever they are."""
 BELOW_DATA = ("data", "errors")
 HEAVY = ("torch", "transformers", "matplotlib", "duckdb", "pyarrow", "numpy", "fastapi")

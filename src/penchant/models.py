@@ -56,6 +56,10 @@ KINDS = {
     "frnet": "penchant.baselines.ranking.frnet:FRNet",
     "gru4rec_ranker": "penchant.baselines.ranking.gru4rec:GRU4RecRanker",
     "bst": "penchant.baselines.ranking.bst:BST",
+    "simtier": "penchant.baselines.ranking.simtier:SimTier",
+    "unisrec": "penchant.baselines.ranking.unisrec:UniSRec",
+    "lrd": "penchant.baselines.ranking.lrd:LRD",
+    "dimo": "penchant.baselines.ranking.dimo:DIMO",
     "dmae": "penchant.papers.dmae.model:DMAE",
     "light_two_tower": "penchant.funnel.prerank:LightTwoTower",
 }

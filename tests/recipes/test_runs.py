@@ -12,23 +12,26 @@ import numpy as np
 import pytest
 import torch
 
+from penchant.baselines.ranking.content import ContentRankerConfig
 from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
-from penchant.errors import ConfigError, RunError
+from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.metrics import auc
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.funnel.features import SIMILARITY_FEATURES, Features
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
 from penchant.recipes import controls, runs
+from penchant.recipes.dmae import run as dmae
 from penchant.recipes.judge import judge_run, metrics_table
 from penchant.recipes.named import recipe_of
-from penchant.recipes.runs import CountRun, Run, SequenceRun, flat, load_features, load_run, train_run
+from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, flat, load_features, load_run, train_run
 from penchant.training.impressions import ImpressionBatches
-from tests.factories import make_store
+from tests.factories import give_vectors, make_store
 
 RANKERS = [recipe.__name__ for recipe in controls.RANKING]
+AUXILIARY = {"decode_text", "contrast", "reconstruct", "cooccurrence"}
 
 
 def short(run: Run, epochs: float = 2.0) -> Run:
@@ -49,6 +52,39 @@ def test_every_recipe_trains_and_is_judged(store: Store, tmp_path: Path, name: s
     assert metrics_table(verdict.result).row_count > 3
     verdict.write(tmp_path / "evaluation.json")
     assert json.loads((tmp_path / "evaluation.json").read_text())["split_fingerprint"] == split.fingerprint
+
+
+@pytest.fixture(scope="module")
+def with_vectors(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The same market, with made-up vectors of texts and pictures."""
+    path = tmp_path_factory.mktemp("vectors") / "store"
+    shutil.copytree(store.path, path)
+    copied = Store(path)
+    give_vectors(copied)
+    return copied
+
+
+@pytest.mark.parametrize("name", [recipe.__name__ for recipe in dmae.RANKING])
+def test_every_ranker_that_reads_content_trains_and_is_judged_where_there_are_vectors(
+    store: Store, with_vectors: Store, tmp_path: Path, name: str
+) -> None:
+    run = short(recipe_of(name), 0.3)
+    assert isinstance(run, RankingRun)
+    assert isinstance(run.model, ContentRankerConfig)
+    split = load_split(with_vectors, "temporal-successive")
+    train_run(run, with_vectors, split, tmp_path / "run")
+    loaded = load_run(tmp_path / "run", device="cpu")
+    assert loaded.model.config.content_widths == (12,) * len(run.model.modalities)
+    assert loaded.model.content.present.any(1).all()
+    assert 0 < judge_run(loaded, tmp_path / "run").metrics()["AUC"] <= 1
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    terms = {term for line in logged for term in line}
+    assert "click" in terms
+    assert (run.objective is None) == terms.isdisjoint(AUXILIARY)
+    with pytest.raises(
+        StoreError, match=f"no content vectors named 'text'.* Make them with `penchant encode {store.path}"
+    ):
+        train_run(run, store, load_split(store, "temporal-successive"), tmp_path / "without")
 
 
 def test_learned_control_beats_popularity_where_order_can_be_learned(tmp_path: Path) -> None:

@@ -41,10 +41,9 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
-from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes.controls import item_knn, popularity, sasrec
 from penchant.recipes.karma.run import KarmaRun, karma_decoded
-from penchant.recipes.ranking import build_ranker, ranker_objective
+from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.runs import (
     CountRun,
     Run,
@@ -80,7 +79,7 @@ class FunnelRun:
     prerank_train: TrainConfig = field(default_factory=lambda: _train(10, "hr"))
     rank_kind: Literal["din", "mean_pooling", "dmae"] = "din"
     rank: RankerConfig = field(default_factory=RankerConfig)
-    rank_objective: AvoidSubcommands[DMAEObjectiveConfig | None] = None
+    rank_objective: AvoidSubcommands[Auxiliary | None] = None
     """What the ranker learns beside clicks; None = nothing."""
     rank_train: TrainConfig = field(default_factory=lambda: _train(6, "ndcg"))
     max_len: int = 50

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from penchant.errors import ConfigError
-from penchant.recipes import controls, dmae
+from penchant.recipes import controls
+from penchant.recipes.dmae import run as dmae
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
 

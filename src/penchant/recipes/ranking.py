@@ -10,6 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from penchant.baselines.ranking.auxiliary import (
+    DIMOObjective,
+    DIMOObjectiveConfig,
+    LRDObjective,
+    LRDObjectiveConfig,
+    UniSRecObjective,
+    UniSRecObjectiveConfig,
+)
 from penchant.baselines.ranking.content import ContentRankerConfig
 from penchant.baselines.ranking.objective import listwise, pointwise
 from penchant.baselines.ranking.parts import RankerConfig
@@ -20,6 +28,9 @@ from penchant.funnel.prerank import LightTwoTowerConfig
 from penchant.models import build_model, sizes_of
 from penchant.papers.dmae.objective import DMAEObjective, DMAEObjectiveConfig
 from penchant.training.loop import Objective
+
+Auxiliary = DMAEObjectiveConfig | UniSRecObjectiveConfig | LRDObjectiveConfig | DIMOObjectiveConfig
+"""What a ranker may learn beside clicks: each for the model of its name."""
 
 BATCHES = 20
 """From which a ranker's scales are taken."""
@@ -65,8 +76,16 @@ def _vectors(store: Store, features: Features, name: str) -> tuple[np.ndarray, n
     return values, np.asarray(values.any(axis=1))
 
 
-def ranker_objective(config: DMAEObjectiveConfig | None, model: Any, *, lists: bool = False) -> Objective:
+def ranker_objective(config: Auxiliary | None, model: Any, *, lists: bool = False) -> Objective:
     """What a ranker learns: each impression by itself, or the one clicked item of each list; and what goes with it."""
-    if config is None:
-        return listwise if lists else pointwise
-    return DMAEObjective(config, model.config.modalities, model.config.interest, lists)
+    match config:
+        case None:
+            return listwise if lists else pointwise
+        case DMAEObjectiveConfig():
+            return DMAEObjective(config, model.config.modalities, model.config.interest, lists)
+        case UniSRecObjectiveConfig():
+            return UniSRecObjective(config, lists)
+        case LRDObjectiveConfig():
+            return LRDObjective(config, model.relation.embedding_dim, lists)
+        case DIMOObjectiveConfig():
+            return DIMOObjective(config, lists)

@@ -37,9 +37,8 @@ from penchant.funnel.features import Features
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
-from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes.karma.run import KarmaRun, train_karma
-from penchant.recipes.ranking import build_ranker, ranker_objective
+from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
@@ -90,7 +89,7 @@ class RankingRun:
 
     kind: Fixed[str]
     model: RankerConfig
-    objective: AvoidSubcommands[DMAEObjectiveConfig | None] = None
+    objective: AvoidSubcommands[Auxiliary | None] = None
     """What is learned beside clicks; None = nothing."""
     features_from: Path | None = None
     """Folder of a finished retrieval run whose similarities become features (KARMA, section 3.5). It must have learned

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from penchant.recipes import controls, dmae
+from penchant.recipes import controls
+from penchant.recipes.dmae import tables as dmae
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
 

@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penchant.baselines.ranking.content import interest_distribution
 from penchant.errors import ConfigError
 from penchant.papers.dmae.objective import (
     DMAEObjective,
     DMAEObjectiveConfig,
     constant_distance,
     decoding_distance,
-    interest_distribution,
 )
 from tests.papers.dmae.test_dmae import labelled, made, some_inputs
 
@@ -34,8 +34,7 @@ def test_eq_10_counts_known_actions_by_time_and_similarity(length: int, slices: 
     known = torch.from_numpy(rng.random((1, 1, width)) < 0.8)
     known[..., length:] = False
     ago = length - 1 - torch.arange(width)[None]
-    config = DMAEObjectiveConfig(slices=slices, bins=bins)
-    p = interest_distribution(r, known, ago, config)[0, 0].view(slices, bins)
+    p = interest_distribution(r, known, ago, slices=slices, bins=bins)[0, 0].view(slices, bins)
     counted: Counter[tuple[int, int]] = Counter()
     for s in range(length):
         if known[0, 0, s]:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penchant.baselines.ranking.parts import RankerConfig
+from penchant.data.history import Requests
 from penchant.errors import ConfigError
 
 MODALITIES = ("text", "image")
@@ -46,6 +47,14 @@ class ContentRankerConfig(RankerConfig):
         super().__post_init__()
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ConfigError(f"modalities are {self.modalities}", fix="Name one or more, each once.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorRankerConfig(ContentRankerConfig):
+    """A ranker that reads the vectors themselves, not how alike they are."""
+
+    calibration: Literal["quantile", "whiten", "none"] = "whiten"
+    """whiten: each dimension of the vectors with mean 0 and variance 1; quantile changes similarities alone."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,8 @@ class ItemContent(nn.Module):
                 held.copy_((unit / scale[:, None]).round())
 
     @torch.no_grad()
-    def fit(self, pairs: Sequence[tuple[Int[Tensor, "B S"], Int[Tensor, "B K"]]]) -> None:
-        """Learn the distribution of similarities from some training batches: (histories, candidates).
+    def fit(self, pairs: Sequence[tuple[Int[Tensor, "_ _"], Int[Tensor, "_ _"]]]) -> None:
+        """Learn the distribution of similarities from some training batches: (histories [B, S], candidates [B, K]).
 
         A modality of which no pair is known stays as it is.
         """
@@ -133,6 +142,10 @@ class ItemContent(nn.Module):
         r = torch.stack([_share_below(raw.r[:, :, m], below) for m, below in enumerate(self.below)], dim=2)
         return Similarities(r * raw.known, raw.known)
 
+    def has(self, items: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Whether an item has any of the modalities."""
+        return self.present[:, items].any(0)
+
     def vectors(self, m: int, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         """Unit vectors of items in one modality; zero where there is none."""
         found = self.get_buffer(f"vectors_{m}")[items].float()
@@ -145,6 +158,54 @@ class ItemContent(nn.Module):
             known.append(self.present[m][items][:, :, None] & self.present[m][history][:, None])
         both = torch.stack(known, dim=2)
         return Similarities(((torch.stack(cosines, dim=2) + 1) / 2).clamp(0, 1) * both, both)
+
+
+class ContentProjection(nn.Module):
+    """g = sum_m W_m x^m of an item's frozen vectors: without a bias, so zero where it has none of them.
+
+    Args:
+        std: of the first weights, and so, as the vectors have length 1, of each number of one modality's part of g.
+    """
+
+    def __init__(self, config: ContentRankerConfig, width: int, std: float) -> None:
+        super().__init__()
+        self.of_modality = nn.ModuleList(nn.Linear(given, width, bias=False) for given in config.content_widths)
+        for linear in self.of_modality:
+            nn.init.normal_(linear.get_parameter("weight"), std=std)
+
+    def forward(self, content: ItemContent, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
+        return torch.stack([of(content.vectors(m, items)) for m, of in enumerate(self.of_modality)]).sum(0)
+
+
+def actions_since(requests: Requests) -> Int[Tensor, "B S"]:
+    """T - j of each action of the history: 0 is the last; below 0 is padding."""
+    history = requests.history
+    return requests.lengths[:, None] - 1 - torch.arange(history.shape[1], device=history.device)
+
+
+def interest_counts(
+    r: Float[Tensor, "B K S"], known: Bool[Tensor, "B K S"], ago: Int[Tensor, "B S"], *, slices: int, bins: int
+) -> Float[Tensor, "B K c"]:
+    """Known actions in each (slice, bin) of DMAE's Eq. 10, slices from the most recent, each of equally many actions.
+
+    Bins are (0, 1/n], (1/n, 2/n], ..; the first holds 0 too.
+
+    Args:
+        ago: actions since; below 0 is padding.
+    """
+    lengths = (ago >= 0).sum(1)[:, None].clamp(min=1)
+    part = (ago.clamp(min=0) * slices // lengths).clamp(max=slices - 1)
+    level = ((r * bins).ceil().long() - 1).clamp(0, bins - 1)
+    cell = part[:, None] * bins + level
+    return r.new_zeros(*r.shape[:2], slices * bins).scatter_add(2, cell, known.to(r.dtype))
+
+
+def interest_distribution(
+    r: Float[Tensor, "B K S"], known: Bool[Tensor, "B K S"], ago: Int[Tensor, "B S"], *, slices: int, bins: int
+) -> Float[Tensor, "B K c"]:
+    """P of DMAE's Eq. 10: the share of the known actions in each (slice, bin); sums to 1, or is 0."""
+    counts = interest_counts(r, known, ago, slices=slices, bins=bins)
+    return counts / counts.sum(2, keepdim=True).clamp(min=1)
 
 
 def _share_below(r: Float[Tensor, "*shape"], below: Float[Tensor, " Q"]) -> Float[Tensor, "*shape"]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from penchant.baselines.ranking.content import ContentRankerConfig, ItemContent, Similarities
+from penchant.baselines.ranking.content import ContentRankerConfig, ItemContent, Similarities, actions_since
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
 from penchant.errors import ConfigError
@@ -240,7 +240,7 @@ class DMAE(nn.Module):
         """MIEU and MIFU."""
         requests = inputs.requests
         similarities = self.content(requests.history, inputs.items)
-        ago = requests.lengths[:, None] - 1 - torch.arange(requests.history.shape[1], device=requests.history.device)
+        ago = actions_since(requests)
         known = [mask.flatten(0, 1) for mask in similarities.known.unbind(2)]
         sequences = [
             encoder(r, ago).flatten(0, 1) for encoder, r in zip(self.encoders, similarities.r.unbind(2), strict=True)

@@ -12,9 +12,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from penchant.baselines.ranking.content import interest_distribution
 from penchant.baselines.ranking.objective import listwise_loss, pointwise_loss
 from penchant.errors import ConfigError
 from penchant.layers import MLP
@@ -95,7 +96,8 @@ class DMAEObjective(nn.Module):
         """What one modality's decoder reads, and what it should tell, of the candidates with anything known."""
         config, similarities = self.config, interests.similarities
         known = (similarities.known[:, :, m] & real[..., None]).flatten(0, 1)
-        p = interest_distribution(similarities.r[:, :, m], similarities.known[:, :, m], interests.ago, config)
+        r, all_known = similarities.r[:, :, m], similarities.known[:, :, m]
+        p = interest_distribution(r, all_known, interests.ago, slices=config.slices, bins=config.bins)
         has = known.any(1)
         kept = known[has]
         if self.training and config.masked:
@@ -114,21 +116,6 @@ class Told:
 
     pooled: Float[Tensor, "N d"]
     p: Float[Tensor, "N c"]
-
-
-def interest_distribution(
-    r: Float[Tensor, "B K S"], known: Bool[Tensor, "B K S"], ago: Int[Tensor, "B S"], config: DMAEObjectiveConfig
-) -> Float[Tensor, "B K c"]:
-    """P of Eq. 10: share of the known actions in each (slice, bin), slices from the most recent; sums to 1, or is 0.
-
-    Bins are (0, 1/n], (1/n, 2/n], ..; the first holds 0 too.
-    """
-    lengths = (ago >= 0).sum(1)[:, None].clamp(min=1)
-    part = (ago.clamp(min=0) * config.slices // lengths).clamp(max=config.slices - 1)
-    level = ((r * config.bins).ceil().long() - 1).clamp(0, config.bins - 1)
-    cell = part[:, None] * config.bins + level
-    share = known / known.sum(-1, keepdim=True).clamp(min=1)
-    return r.new_zeros(*r.shape[:2], config.slices * config.bins).scatter_add(2, cell, share.to(r.dtype))
 
 
 def decoding_distance(
