@@ -3,8 +3,8 @@
 The plain way: every position's item is read anew by all of the encoder's layers, histories and Task 1 are passes of
 their own, logits of the whole vocabulary at every position, float32. Ours: distinct items once, the states of frozen
 layers from disk, one pass for both, logits of labelled positions and of the catalogue's words, bfloat16 where the
-processor has it. Both learn the same weights from the same batches with a language model as item encoder; the losses
-of each step stand beside the speed, and ours go on for longer, to compare the curves of both precisions.
+processor has it. All learn the same weights from the same batches with a language model as item encoder; the losses
+stand beside the speed. The curves of ours in both precisions are compared over more steps.
 
 By layers: a step of the recipes, whose item encoder is a projection of frozen vectors.
 
@@ -49,9 +49,9 @@ OPTIM = OptimConfig(lr=1e-3)
 RAMP = 20
 """Steps over which the learning rate rises, as in training: Adam's first steps are all of one size."""
 CURVE = 30
-"""Steps of our own ways with 4 layers, after which their losses are compared."""
+"""Steps after which curves are compared."""
 FEW = 2
-"""Timed steps of every other row."""
+"""Timed steps of every other row, after one that is not."""
 
 
 def main() -> None:
@@ -91,6 +91,7 @@ def _rows() -> dict[str, tuple[KarmaConfig, KarmaObjectiveConfig]]:
         KarmaObjectiveConfig(act="pairwise"),
     )
     rows = {f"{way}-{n}-layers": (_beside(n), told) for n in (4, 8) for way in ("plain", "ours-float32", "ours")}
+    rows |= {f"curve-{way}": rows[f"{way}-4-layers"] for way in ("ours-float32", "ours")}
     for layers in (2, 4, 8, None):
         name = "30-layers-lora" if layers is None else f"{layers}-layers"
         config = KarmaConfig(layers=layers, tune="lora" if layers is None else "full")
@@ -102,7 +103,9 @@ ROWS = _rows()
 
 
 def table_of(row: str) -> str:
-    """karma: beside the plain way; karma-layers: by layers."""
+    """karma: beside the plain way; karma-curve: losses over more steps; karma-layers: by layers."""
+    if row.startswith("curve"):
+        return "karma-curve"
     return "karma" if row.startswith(("plain", "ours")) else "karma-layers"
 
 
@@ -119,14 +122,14 @@ def measure(row: str, path: Path, threads: int) -> dict[str, Any]:
     counts = torch.from_numpy(split.item_counts(store))
     language = Language.of(backbone.model, texts.vocabulary, config.pretrained_rate) if goals.tells else None
     ours = KarmaObjective(goals, texts.words, counts / counts.sum(), language)
-    plain, beside = row.startswith("plain"), table_of(row) == "karma"
+    plain, beside = row.startswith("plain"), table_of(row) != "karma-layers"
     half = not plain and "float32" not in row and has_bfloat16(torch.device("cpu"))
     objective: nn.Module = Plain(ours, backbone) if plain else ours
     if "recomputed" in row:
         model.recompute()
     batches = SequenceBatches(store, split, SequenceDataConfig(batch_targets=TARGETS if beside else 1024), 0)
     optimizers = build_optimizers(nn.ModuleDict({"model": model, "objective": objective}), OPTIM)
-    steps = CURVE if row in ("ours-4-layers", "ours-float32-4-layers") else FEW + 1
+    steps = CURVE if table_of(row) == "karma-curve" else FEW + 1
     losses: list[float] = []
     sequences = targets = 0
     wall, cpu = time.perf_counter(), time.process_time()

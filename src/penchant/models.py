@@ -29,11 +29,14 @@ class Sizes:
 
     Attributes:
         num_features: dense features of a (request, candidate) pair; rankers only.
+        num_codes, code_columns: codes of fields, and how many columns each field has; rankers only.
     """
 
     num_items: int
     num_categories: int = 0
     num_features: int = 0
+    num_codes: int = 0
+    code_columns: tuple[int, ...] = ()
 
 
 def sizes_of(store: Store, num_features: int = 0) -> Sizes:
@@ -69,8 +72,12 @@ def build_model(kind: str, config: dict[str, Any], sizes: Sizes) -> Any:
     """The model class of that kind, built with fresh weights from plain values."""
     module, name = KINDS[kind].split(":")
     cls = getattr(import_module(module), name)
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}  # from JSON
-    return cls(cls.Config(**known), sizes)
+    return cls(cls.Config(**_from_json(config)), sizes)
+
+
+def _from_json(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -98,7 +105,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
         raise RunError("no model here", where=folder, fix="Train one with `penchant train`.")
     try:
         saved = json.loads(described.read_text())
-        model = build_model(saved["kind"], saved["config"], Sizes(**saved["sizes"]))
+        model = build_model(saved["kind"], saved["config"], Sizes(**_from_json(saved["sizes"])))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (
         json.JSONDecodeError,

@@ -188,6 +188,10 @@ class Store:
         """One of the tables of `schema.TABLES`, whole or some columns of it."""
         return pq.read_table(self.path / f"{name}.parquet", columns=columns)
 
+    def columns(self, name: str) -> list[str]:
+        """Names of a table's columns, the source's own included."""
+        return pq.read_schema(self.path / f"{name}.parquet").names
+
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.path / "arrays" / f"{name}.npy", mmap_mode="r")
 

@@ -25,6 +25,7 @@ from penchant.data.output import into_place
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
+from penchant.funnel.fields import Fields
 from penchant.funnel.similarity import Similarity
 from penchant.funnel.stages import Candidates
 
@@ -58,11 +59,13 @@ class RankInputs:
         requests: with histories of at most `Features.max_len` actions.
         items: 0 = an empty slot.
         features: columns as `Features.names` lists them; 0 in empty slots.
+        codes: of fields, columns as `Fields.columns` says; None without fields.
     """
 
     requests: Requests
     items: Int[Tensor, "B K"]
     features: Float[Tensor, "B K F"]
+    codes: Int[Tensor, "B K v"] | None = None
 
     @property
     def mask(self) -> Bool[Tensor, "B K"]:
@@ -70,7 +73,8 @@ class RankInputs:
         return self.items > 0
 
     def to(self, device: torch.device | str) -> RankInputs:
-        return RankInputs(self.requests.to(device), self.items.to(device), self.features.to(device))
+        codes = None if self.codes is None else self.codes.to(device)
+        return RankInputs(self.requests.to(device), self.items.to(device), self.features.to(device), codes)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Features:
         fitted_on: split, window and fingerprint the statistics come from.
         similarity: whose vectors become columns; it learned from a window that ended before the requests. Saved by its
             name alone: the model is the channel's, in the same folder.
+        fields: columns of users, items and the moment: numbers are further columns here, the rest are codes.
     """
 
     log_popularity: Float[Tensor, " I"]
@@ -93,6 +98,7 @@ class Features:
     max_len: int = 50
     fitted_on: str = ""
     similarity: Similarity | None = None
+    fields: Fields | None = None
 
     @classmethod
     def fit(
@@ -103,6 +109,7 @@ class Features:
         channels: tuple[str, ...] = (),
         max_len: int = 50,
         similarity: Similarity | None = None,
+        fields: Fields | None = None,
     ) -> Features:
         """Statistics of one window; what comes after it is never read.
 
@@ -119,6 +126,7 @@ class Features:
             max_len=max_len,
             fitted_on=f"{split.name}/{window or 'nothing'} {split.fingerprint}",
             similarity=similarity,
+            fields=fields,
         )
 
     @property
@@ -126,7 +134,9 @@ class Features:
         """What each column is, in order."""
         similar = tuple(f"{self.similarity.channel}:{name}" for name in SIMILARITY_FEATURES) if self.similarity else ()
         of_channels = tuple(f"{channel}:{name}" for channel in self.channels for name in CHANNEL_FEATURES)
-        return REQUEST_FEATURES + ITEM_FEATURES + similar + of_channels + (("num_channels",) if self.channels else ())
+        numbers = self.fields.numbers if self.fields else ()
+        counted = ("num_channels",) if self.channels else ()
+        return REQUEST_FEATURES + ITEM_FEATURES + numbers + similar + of_channels + counted
 
     def __call__(self, requests: Requests, candidates: Candidates) -> RankInputs:
         """Features of candidates; channels are matched by name, their order does not matter.
@@ -139,6 +149,8 @@ class Features:
             raise ValueError(f"candidates lack channels {sorted(missing)}; they have {list(candidates.channels)}")
         requests = requests.last(self.max_len)
         columns = [_of_request(requests, candidates.items), self._of_items(requests, candidates.items)]
+        if self.fields:
+            columns.append(self.fields.values(requests, candidates.items))
         if self.similarity:
             cosines = self.similarity.cosines(requests, candidates.items, RECENT)
             columns += [cosines, self.similarity.scores(requests, candidates.items)[..., None]]
@@ -146,7 +158,8 @@ class Features:
             place = [candidates.channels.index(channel) for channel in self.channels]
             columns.append(_of_channels(candidates.ranks[..., place], candidates.channel_scores[..., place]))
         features = torch.cat(columns, dim=-1) * candidates.mask[..., None]
-        return RankInputs(requests, candidates.items, features)
+        codes = self.fields.codes(requests, candidates.items) if self.fields else None
+        return RankInputs(requests, candidates.items, features, codes)
 
     def of_items(self, requests: Requests, items: Int[Tensor, "B K"]) -> RankInputs:
         """Features of items that came from no channel: impressions.
@@ -185,7 +198,10 @@ class Features:
             "max_len": self.max_len,
             "fitted_on": self.fitted_on,
             "similarity": self.similarity.channel if self.similarity else None,
+            "fields": self.fields is not None,
         }
+        if self.fields:
+            self.fields.save(folder)
         write_json(folder / "features.json", {**described, "names": list(self.names)})
 
     @classmethod
@@ -211,6 +227,7 @@ class Features:
                 max_len=saved["max_len"],
                 fitted_on=saved["fitted_on"],
                 similarity=None if similar is None else known[similar],
+                fields=Fields.load(folder) if saved.get("fields") else None,
             )
             names = tuple(saved["names"])
         except (ValueError, AttributeError, SafetensorError, KeyError, TypeError, FileNotFoundError) as error:

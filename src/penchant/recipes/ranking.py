@@ -57,7 +57,10 @@ def build_ranker(
         content = [_vectors(store, features, name) for name in config.modalities]
         config = replace(config, content_widths=tuple(values.shape[1] for values, _ in content))
     torch.manual_seed(seed)
-    model = build_model(kind, asdict(config), sizes_of(store, len(features.names)))
+    sizes = sizes_of(store, len(features.names))
+    if features.fields:
+        sizes = replace(sizes, num_codes=features.fields.num_codes, code_columns=features.fields.columns)
+    model = build_model(kind, asdict(config), sizes)
     if content:
         model.content.fill(content)
     model.fit_inputs(features, [batch(step).inputs for step in islice(range(10**9), BATCHES)])

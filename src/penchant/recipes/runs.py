@@ -7,6 +7,7 @@ set by name on the command line.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -34,6 +35,7 @@ from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
+from penchant.funnel.fields import Fields
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
@@ -41,6 +43,8 @@ from penchant.recipes.karma.run import KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
+
+log = logging.getLogger(__name__)
 
 RUN = "run.json"
 SIMILARITY = "similarity"
@@ -94,6 +98,10 @@ class RankingRun:
     features_from: Path | None = None
     """Folder of a finished retrieval run whose similarities become features (KARMA, section 3.5). It must have learned
     before the window that this run learns from: train both with --split funnel."""
+    fields: tuple[str, ...] = ()
+    """Columns of users and items and the moment, read beside histories: user.gender item.price item.genres:list
+    user.zip_code:hash1000 item.year:category time.hour time.weekday. Without a kind, numbers are numbers, all else
+    categories."""
     data: ImpressionDataConfig = field(default_factory=ImpressionDataConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(metric="AUC", epochs=2, evaluate_every=0.5, patience=2)
@@ -206,7 +214,10 @@ def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> Fi
     # No popularity where no window comes before the one it learns from: the counts would hold that window's clicks.
     counted = "train" if window == "rank" else None
     similarity = None if run.features_from is None else _keep_similarity(run.features_from, store, split, out)
-    features = Features.fit(store, split, counted, max_len=run.data.max_len, similarity=similarity)
+    fields = Fields.fit(run.fields, store, split) if run.fields else None
+    for note in fields.notes if fields else ():
+        log.warning(note)
+    features = Features.fit(store, split, counted, max_len=run.data.max_len, similarity=similarity, fields=fields)
     features.save(out)
     batches = ImpressionBatches(store, split, window, features, cells=run.data.cells, seed=run.train.seed)
     model = build_ranker(run.kind, run.model, store, features, batches.batch, run.train.seed)

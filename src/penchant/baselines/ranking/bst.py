@@ -131,7 +131,7 @@ class BST(nn.Module):
         actions, candidates = self.block(self._history(inputs.requests), candidates, mask)
         total = (actions * mask[:, None, :, None]).sum(2)
         mean = total / inputs.requests.lengths.clamp(min=1)[:, None, None]
-        return self.body(mean, candidates, inputs.features)
+        return self.body(mean, candidates, inputs)
 
     def _history(self, requests: Requests) -> Float[Tensor, "B S D"]:
         since = requests.lengths[:, None] - torch.arange(requests.history.shape[1], device=requests.history.device)

@@ -72,4 +72,4 @@ class DIMO(nn.Module):
         """Both views through the last network."""
         interest, g = self.body.dropout(by_content.interest), self.body.dropout(by_content.candidates)
         further = torch.cat([interest, g, interest * g], dim=2)
-        return self.body(by_id.interest, by_id.candidates, inputs.features, further)
+        return self.body(by_id.interest, by_id.candidates, inputs, further)

@@ -64,4 +64,4 @@ class DIN(nn.Module):
         """Logits; what an empty slot gets means nothing."""
         candidates, history = self.body.embed(inputs.items), self.body.embed(inputs.requests.history)
         weights = self.unit(history, candidates, inputs.requests.mask)
-        return self.body(weights @ history, candidates, inputs.features)
+        return self.body(weights @ history, candidates, inputs)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from penchant.baselines.ranking.parts import FirstOrder, ItemEmbedding, RankerConfig
+from penchant.baselines.ranking.parts import FieldEmbedding, FirstOrder, ItemEmbedding, RankerConfig
 from penchant.funnel.features import Features, FeatureScale, RankInputs
 from penchant.layers import Dropout
 from penchant.models import Sizes
@@ -48,7 +48,8 @@ class FRNet(nn.Module):
     E_r = E * sigmoid(W_b) + E_g * (1 - sigmoid(W_b)) with E_g, W_b = IEU_G(E), IEU_W(E)      (CSGate, bit by bit)
     logit = b + sum_i w_i x_i + sum_{i<j} <r_i, r_j>, r the rows of E_r, the pairs as (|sum r|^2 - sum |r|^2) / 2
 
-    Fields: the item, its category, and each dense feature, whose vector is scaled by its standardised value. The
+    Fields: the item, its category, each further field, and each dense feature, whose vector is scaled by its
+    standardised value. The
     history is read by dense features alone. A candidate costs F^2 products of vectors, F the dense features.
 
     Deviates: dense features are fields of their own where the paper has categorical ones alone; no batch normalisation
@@ -67,8 +68,10 @@ class FRNet(nn.Module):
         self.scale = FeatureScale(sizes.num_features)
         self.dropout = Dropout(config.embedding_dropout)
         self.first_order = FirstOrder(sizes)
-        self.complement = InformationExtraction(2 + sizes.num_features, config)
-        self.gate = InformationExtraction(2 + sizes.num_features, config)
+        self.fields = FieldEmbedding(sizes, config.width)
+        count = 2 + sizes.num_features + len(sizes.code_columns)
+        self.complement = InformationExtraction(count, config)
+        self.gate = InformationExtraction(count, config)
 
     def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
         """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
@@ -79,8 +82,10 @@ class FRNet(nn.Module):
         """Logits; what an empty slot gets means nothing."""
         features = self.scale(inputs.features)
         of_item = self.dropout(self.embed(inputs.items)).unflatten(2, (2, self.config.width))
-        fields = torch.cat([of_item, features[..., None] * self.dense.weight], dim=2)
+        further = self.fields(inputs)
+        parts = [of_item, features[..., None] * self.dense.weight]
+        fields = torch.cat([*parts, further] if further.shape[2] else parts, dim=2)
         kept = self.gate(fields).sigmoid()
         refined = fields * kept + self.complement(fields) * (1 - kept)
         pairs = (refined.sum(2).square() - refined.square().sum(2)).sum(-1) / 2
-        return self.first_order(inputs.items, self.embed.category_of[inputs.items], features) + pairs
+        return self.first_order(inputs, self.embed.category_of[inputs.items], features) + pairs

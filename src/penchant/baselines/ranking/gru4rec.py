@@ -41,4 +41,4 @@ class GRU4RecRanker(nn.Module):
         if states.shape[1]:  # nn.GRU refuses a sequence of no steps
             states, _ = self.gru(states)
         last = last_hidden(states, inputs.requests.lengths)
-        return self.body(last[:, None].expand_as(candidates), candidates, inputs.features)
+        return self.body(last[:, None].expand_as(candidates), candidates, inputs)

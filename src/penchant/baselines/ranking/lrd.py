@@ -102,4 +102,4 @@ class LRD(nn.Module):
         weights = self.unit(history, candidates, inputs.requests.mask) + (of_relation[:, :, None] @ q)[:, :, 0]
         # sum_s w_s rho_s = (sum_s w_s q_s) E: no vector of D for each pair.
         pooled = weights @ history + (q @ weights[..., None])[..., 0] @ self.relation.weight
-        return self.body(pooled, candidates, inputs.features)
+        return self.body(pooled, candidates, inputs)

@@ -36,4 +36,4 @@ class MeanPooling(nn.Module):
         # Padding has the zero vector, so the sum needs no mask.
         total = self.body.embed(inputs.requests.history).sum(1)
         mean = total / inputs.requests.lengths.clamp(min=1)[:, None]
-        return self.body(mean[:, None].expand_as(candidates), candidates, inputs.features)
+        return self.body(mean[:, None].expand_as(candidates), candidates, inputs)

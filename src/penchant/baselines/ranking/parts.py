@@ -21,6 +21,8 @@ class RankerConfig:
     width: int = 32
     """Of an item's own embedding."""
     category_width: int = 8
+    field_width: int = 8
+    """Of each further field's embedding (`fields` of a run)."""
     """Of its category's embedding; FRNet's fields are all of `width`."""
     hidden: int = 200
     """Width of the last network's first inner layer; of FRNet's contextual information extractor."""
@@ -34,7 +36,7 @@ class RankerConfig:
     """On the candidate's embedding and on what the history is pooled to, against learning the items by heart."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "category_width", "hidden", "hidden_second", "attention"):
+        for name in ("width", "category_width", "field_width", "hidden", "hidden_second", "attention"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
         for name in ("dropout", "embedding_dropout"):
@@ -61,8 +63,34 @@ class ItemEmbedding(nn.Module):
         return torch.cat([self.item(items), self.category(self.category_of[items])], dim=-1)
 
 
+class FieldEmbedding(nn.Module):
+    """One vector of each field: of its code, or the mean over those of a list. Nothing where there are no fields."""
+
+    def __init__(self, sizes: Sizes, width: int) -> None:
+        super().__init__()
+        self.columns = sizes.code_columns
+        self.table = nn.Embedding(sizes.num_codes + 1, width, padding_idx=0) if self.columns else None
+        if self.table is not None:
+            nn.init.normal_(self.table.weight, std=0.05)
+            nn.init.zeros_(self.table.weight[0])
+
+    def forward(self, inputs: RankInputs) -> Float[Tensor, "B K f D"]:
+        """Raises:
+        ValueError: the model has fields and the inputs do not.
+        """
+        if self.table is None:
+            return inputs.features.new_zeros(*inputs.items.shape, 0, 1)
+        if inputs.codes is None:
+            raise ValueError("this model reads fields, the inputs have none")
+        parts = [
+            self.table(codes).sum(2) / (codes > 0).sum(2, keepdim=True).clamp(min=1)
+            for codes in inputs.codes.split(list(self.columns), dim=2)
+        ]
+        return torch.stack(parts, dim=2)
+
+
 class FirstOrder(nn.Module):
-    """The linear part of Wide & Deep and of FM: w_item + w_category + w . features + b."""
+    """The linear part of Wide & Deep and of FM: w_item + w_category + w . features + sum of w_field + b."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -70,17 +98,22 @@ class FirstOrder(nn.Module):
         self.item = nn.Embedding(sizes.num_items + 1, 1, padding_idx=0, sparse=sparse)
         self.category = nn.Embedding(sizes.num_categories + 1, 1, padding_idx=0)
         self.features = nn.Linear(sizes.num_features, 1)
+        self.fields = FieldEmbedding(sizes, 1)
         for table in (self.item, self.category):
             nn.init.zeros_(table.weight)
 
     def forward(
-        self, items: Int[Tensor, "B K"], categories: Int[Tensor, "B K"], features: Float[Tensor, "B K F"]
+        self, inputs: RankInputs, categories: Int[Tensor, "B K"], features: Float[Tensor, "B K F"]
     ) -> Float[Tensor, "B K"]:
-        return (self.item(items) + self.category(categories) + self.features(features))[..., 0]
+        """Args:
+        features: scaled.
+        """
+        of_item = self.item(inputs.items) + self.category(categories)
+        return (of_item + self.features(features) + self.fields(inputs).sum(2))[..., 0]
 
 
 class RankerBody(nn.Module):
-    """Embeddings before the pooling, and the last network after it: MLP([v, e, v * e, scaled features, further]).
+    """Embeddings before the pooling, and the last network after it: MLP([v, e, v * e, features, fields, further]).
 
     Args:
         further: width of what a ranker has beside these.
@@ -92,7 +125,8 @@ class RankerBody(nn.Module):
         self.embed = ItemEmbedding(config, sizes)
         self.scale = FeatureScale(sizes.num_features)
         self.dropout = Dropout(config.embedding_dropout)
-        inputs = 3 * width + sizes.num_features + further
+        self.fields = FieldEmbedding(sizes, config.field_width)
+        inputs = 3 * width + sizes.num_features + len(sizes.code_columns) * config.field_width + further
         self.mlp = MLP(inputs, config.hidden, config.hidden_second, 1, dropout=config.dropout)
 
     def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
@@ -104,9 +138,9 @@ class RankerBody(nn.Module):
         self,
         pooled: Float[Tensor, "B K D"],
         candidates: Float[Tensor, "B K D"],
-        features: Float[Tensor, "B K F"],
+        inputs: RankInputs,
         further: Float[Tensor, "B K f"] | None = None,
     ) -> Float[Tensor, "B K"]:
         pooled, candidates = self.dropout(pooled), self.dropout(candidates)
-        parts = [pooled, candidates, pooled * candidates, self.scale(features)]
+        parts = [pooled, candidates, pooled * candidates, self.scale(inputs.features), self.fields(inputs).flatten(2)]
         return self.mlp(torch.cat(parts if further is None else [*parts, further], dim=2))[..., 0]

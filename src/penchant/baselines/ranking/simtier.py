@@ -75,7 +75,7 @@ class SimTier(nn.Module):
         """Logits; what an empty slot gets means nothing."""
         candidates, history = self.body.embed(inputs.items), self.body.embed(inputs.requests.history)
         pooled = self.unit(history, candidates, inputs.requests.mask) @ history
-        return self.body(pooled, candidates, inputs.features, self.histograms(inputs))
+        return self.body(pooled, candidates, inputs, self.histograms(inputs))
 
     def histograms(self, inputs: RankInputs) -> Float[Tensor, "B K f"]:
         """The cells of each modality side by side, slices from the most recent, tiers from the least alike."""

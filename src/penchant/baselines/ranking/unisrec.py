@@ -95,7 +95,7 @@ class UniSRec(nn.Module):
         candidates = candidates + self.body.embed(inputs.items)
         history = history + self.body.embed(inputs.requests.history)
         pooled = self.unit(history, candidates, inputs.requests.mask) @ history
-        return self.body(pooled, candidates, inputs.features)
+        return self.body(pooled, candidates, inputs)
 
     def adapted(self, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         """The adaptors' part of an item; zero where it has no content."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from penchant.baselines.ranking.parts import FirstOrder, ItemEmbedding, RankerConfig
+from penchant.baselines.ranking.parts import FieldEmbedding, FirstOrder, ItemEmbedding, RankerConfig
 from penchant.funnel.features import Features, FeatureScale, RankInputs
 from penchant.layers import MLP, Dropout
 from penchant.models import Sizes
@@ -58,7 +58,8 @@ class WideDeep(nn.Module):
         self.dropout = Dropout(config.embedding_dropout)
         self.first_order = FirstOrder(sizes)
         self.cross = CategoryCross(sizes.num_categories)
-        width = config.width + config.category_width + sizes.num_features
+        self.fields = FieldEmbedding(sizes, config.field_width)
+        width = config.width + config.category_width + sizes.num_features + len(sizes.code_columns) * config.field_width
         self.mlp = MLP(width, config.hidden, config.hidden_second, 1, dropout=config.dropout)
 
     def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
@@ -71,7 +72,8 @@ class WideDeep(nn.Module):
         features, categories = self.scale(inputs.features), self.embed.category_of[inputs.items]
         # A column of padding in front: without a history, the last action is item 0.
         last = F.pad(inputs.requests.history, (1, 0)).gather(1, inputs.requests.lengths[:, None])
-        wide = self.first_order(inputs.items, categories, features)
+        wide = self.first_order(inputs, categories, features)
         wide = wide + self.cross(self.embed.category_of[last], categories)
-        deep = self.mlp(torch.cat([self.dropout(self.embed(inputs.items)), features], dim=2))[..., 0]
+        read = [self.dropout(self.embed(inputs.items)), features, self.fields(inputs).flatten(2)]
+        deep = self.mlp(torch.cat(read, dim=2))[..., 0]
         return wide + deep

@@ -260,7 +260,7 @@ class DMAE(nn.Module):
         """DIN's pooled history and the fused interests through the last network."""
         candidates, history = self.body.embed(inputs.items), self.body.embed(inputs.requests.history)
         pooled = self.unit(history, candidates, inputs.requests.mask) @ history
-        return self.body(pooled, candidates, inputs.features, interests.fused)
+        return self.body(pooled, candidates, inputs, interests.fused)
 
     def _asked(self, means: list[Float[Tensor, "N d"]], m: int) -> Float[Tensor, "N a"]:
         others = [mean for n, mean in enumerate(means) if n != m] or [means[m]]
