@@ -101,6 +101,19 @@ def test_learned_control_beats_popularity_where_order_can_be_learned(tmp_path: P
     assert learned > popular + 0.1
 
 
+def test_a_ranking_result_says_where_its_non_clicks_come_from(store: Store, tmp_path: Path) -> None:
+    split = load_split(store, "temporal-successive")
+    train_run(short(controls.mean_pooling(), 0.2), store, split, tmp_path)
+    (note,) = judge_run(load_run(tmp_path, device="cpu"), tmp_path).notes()
+    shown = store.impression_label[
+        np.isin(
+            np.repeat(np.arange(1, store.num_requests + 1), np.diff(store.request_indptr)),
+            split.requests(store, "test"),
+        )
+    ]
+    assert note == f"Non-clicks by source: synthetic {(shown == 0).sum():,}."
+
+
 def test_gauc_of_what_was_shown_has_users_and_weights_of_its_own(store: Store, tmp_path: Path) -> None:
     split = load_split(store, "temporal-successive")
     train_run(short(controls.two_tower(), 0.5), store, split, tmp_path)

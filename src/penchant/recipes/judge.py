@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
-from penchant.data.store import write_json
+from penchant.data.split import Split
+from penchant.data.store import Store, write_json
 from penchant.evaluation.meaning import item_terms, js_at, shown_gauc
 from penchant.evaluation.metrics import GroupAUC
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval, per_user_table
@@ -36,6 +37,7 @@ class Verdict:
         cpu_seconds, wall_seconds: of judging.
         meaning: of a retrieval result, where asked for: JS@50 with the target and over the others, of each target.
         shown: GAUC by request on what was shown, where asked for and the Store knows it; and each request's user.
+        said: of a ranking result, where its non-clicks come from.
     """
 
     result: RetrievalResult | RankingResult
@@ -44,6 +46,7 @@ class Verdict:
     wall_seconds: float
     meaning: dict[str, np.ndarray] = field(default_factory=dict)
     shown: tuple[GroupAUC, np.ndarray] | None = None
+    said: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, float]:
         beside = {name: float(values.mean()) for name, values in self.meaning.items()}
@@ -66,11 +69,24 @@ class Verdict:
         return table.select(sorted(kept, key=lambda name: not name.endswith(("user", "weight", GAUC, "@10", "@20"))))
 
     def notes(self) -> tuple[str, ...]:
-        return self.result.notes if isinstance(self.result, RetrievalResult) else ()
+        return (self.result.notes if isinstance(self.result, RetrievalResult) else ()) + self.said
 
     def write(self, path: Path) -> None:
         """Metrics, slices and provenance as JSON."""
         write_json(path, {**self.provenance, "metrics": self.metrics(), "slices": self.slices(), "notes": self.notes()})
+
+
+def non_clicks_of(store: Store, split: Split, window: str) -> str:
+    """Where a window's non-clicks come from (`schema.SOURCES`), with counts: a proxy is not what was shown."""
+    requests = split.requests(store, window)
+    judged = np.zeros(len(store.impression_label) + 1, dtype=np.int64)
+    np.add.at(judged, store.request_indptr[requests - 1], 1)
+    np.add.at(judged, store.request_indptr[requests], -1)
+    inside = judged.cumsum()[:-1] > 0
+    source = store.table("impressions", ["source"])["source"].to_numpy(zero_copy_only=False)
+    names, counts = np.unique(source[inside & (store.impression_label[:] == 0)], return_counts=True)
+    told = ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
+    return f"Non-clicks by source: {told or 'none'}."
 
 
 def with_gauc(table: pa.Table, shown: GroupAUC, users: np.ndarray) -> pa.Table:
@@ -117,9 +133,11 @@ def judge_run(
     wall, cpu = time.perf_counter(), time.process_time()
     overlaps: dict[str, np.ndarray] = {}
     of_shown: tuple[GroupAUC, np.ndarray] | None = None
+    said: tuple[str, ...] = ()
     if loaded.described["run"] == "RankingRun":
         shown = evaluate_impressions(model, load_features(folder), store, split, window)
         result = evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users)
+        said = (non_clicks_of(store, split, window),)
     else:
         max_len = getattr(model.config, "max_len", 50)
         result = evaluate_retrieval(
@@ -149,7 +167,7 @@ def judge_run(
         "config": loaded.described["config"],
     }
     seconds = time.process_time() - cpu, time.perf_counter() - wall
-    return Verdict(result, provenance, *seconds, overlaps, of_shown)
+    return Verdict(result, provenance, *seconds, overlaps, of_shown, said)
 
 
 def metrics_table(result: RetrievalResult | RankingResult, title: str = "") -> Table:

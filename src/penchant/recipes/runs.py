@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tyro.conf import AvoidSubcommands, Fixed
 
+from penchant.baselines.ranking.objective import PositionEffect
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
 from penchant.baselines.retrieval.item_knn import ItemKNNConfig
@@ -41,7 +42,7 @@ from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
 from penchant.recipes.karma.run import KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
-from penchant.training.impressions import ImpressionBatches, evaluate_impressions
+from penchant.training.impressions import ImpressionBatches, Positions, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,9 @@ class ImpressionDataConfig:
     """Actions of the history a ranker sees, the latest ones."""
     cells: int = 1024
     """Impressions, padding included, in a batch at most."""
+    positions: Positions = "ignored"
+    """About places that are looked at less: ignored; propensity = clicks count 1 / the logged chance that their place
+    was looked at; estimated = each place's effect is learned beside the model, and left out when serving."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +223,14 @@ def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> Fi
         log.warning(note)
     features = Features.fit(store, split, counted, max_len=run.data.max_len, similarity=similarity, fields=fields)
     features.save(out)
-    batches = ImpressionBatches(store, split, window, features, cells=run.data.cells, seed=run.train.seed)
+    places = run.data.positions
+    batches = ImpressionBatches(
+        store, split, window, features, cells=run.data.cells, seed=run.train.seed, positions=places
+    )
     model = build_ranker(run.kind, run.model, store, features, batches.batch, run.train.seed)
     objective = ranker_objective(run.objective, model)
+    if places == "estimated":
+        objective = PositionEffect(objective, batches.most_positions)
 
     def validate() -> dict[str, float]:
         shown = evaluate_impressions(model, features, store, split, "valid")

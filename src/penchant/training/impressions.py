@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import ends_before, make_requests, texts_of
@@ -27,10 +28,16 @@ class RankBatch:
 
     Attributes:
         labels: 1 clicked, 0 not; 0 in empty slots.
+        chance: that the place was looked at, where the logs know it and it is to be corrected for.
+        positions: of the place, from 1, 0 = unknown, where its effect is to be estimated.
+        offset: what the place adds to the logit, while it is estimated.
     """
 
     inputs: RankInputs
     labels: Float[Tensor, "B K"]
+    chance: Float[Tensor, "B K"] | None = None
+    positions: Int[Tensor, "B K"] | None = None
+    offset: Float[Tensor, "B K"] | None = None
 
     @property
     def mask(self) -> Bool[Tensor, "B K"]:
@@ -43,7 +50,16 @@ class RankBatch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device | str) -> RankBatch:
-        return RankBatch(self.inputs.to(device), self.labels.to(device))
+        chance, positions = (None if of is None else of.to(device) for of in (self.chance, self.positions))
+        return RankBatch(self.inputs.to(device), self.labels.to(device), chance, positions)
+
+
+Positions = Literal["ignored", "propensity", "estimated"]
+"""What is done about places that are looked at less: nothing; clicks count 1 / the logged chance that their place was
+looked at (`propensity`); or each place's effect on the logit is learned beside the model, and left out when serving."""
+
+LEAST_CHANCE = 0.1
+"""Logged chances below count as this: one click at a far place would outweigh all others."""
 
 
 class BatchPlan:
@@ -99,9 +115,10 @@ class ImpressionBatches:
 
     Args:
         cells: bound of impressions and padding in a batch.
+        positions: what the batches carry of places.
 
     Raises:
-        StoreError: the Store has no impressions in the window, or the split no times.
+        StoreError: the Store has no impressions in the window, or the split no times; or it does not know the places.
     """
 
     def __init__(
@@ -114,6 +131,7 @@ class ImpressionBatches:
         cells: int = 4096,
         max_items: int = 64,
         seed: int = 0,
+        positions: Positions = "ignored",
     ) -> None:
         requests = split.requests(store, window)
         if not len(requests):
@@ -123,6 +141,8 @@ class ImpressionBatches:
                 fix="A ranker needs what was shown and not clicked: prepare the Store with impressions.",
             )
         self._store, self._features = store, features
+        self._chance = _known_of_places(store, "propensity") if positions == "propensity" else None
+        self._positions = _known_of_places(store, "position") if positions == "estimated" else None
         first, stop = store.request_indptr[requests - 1], store.request_indptr[requests]
         pieces = -(-(stop - first) // max_items)
         row = np.repeat(np.arange(len(requests)), pieces)
@@ -166,7 +186,15 @@ class ImpressionBatches:
         shown = np.where(real, self._first[rows, None] + place, -1)
         items = torch.from_numpy(np.where(real, store.impression_item[shown], 0).astype(np.int64))
         labels = torch.from_numpy(np.where(real, store.impression_label[shown], 0).astype(np.float32))
-        return RankBatch(self._features.of_items(requests, items), labels), shown
+        at = np.maximum(shown, 0)
+        chance = None if self._chance is None else torch.from_numpy(np.where(real, self._chance[at], 1.0)).float()
+        place = None if self._positions is None else torch.from_numpy(np.where(real, self._positions[at], 0)).long()
+        return RankBatch(self._features.of_items(requests, items), labels, chance, place), shown
+
+    @property
+    def most_positions(self) -> int:
+        """The last place there is."""
+        return 0 if self._positions is None else int(self._positions.max())
 
 
 @dataclass(frozen=True)
@@ -210,6 +238,28 @@ def evaluate_impressions(
         requests=requests,
         users=store.request_user[requests].astype(np.int64),
     )
+
+
+def _known_of_places(store: Store, column: str) -> np.ndarray:
+    """A column of the impressions.
+
+    Raises:
+        StoreError: the Store does not have it, or it says nothing.
+    """
+    known = column in store.columns("impressions")
+    values = store.table("impressions", [column])[column].to_numpy() if known else np.zeros(0)
+    if column == "propensity" and known:
+        if not (np.isfinite(values) & (values > 0) & (values <= 1)).all():
+            bad = values[~(np.isfinite(values) & (values > 0) & (values <= 1))][0]
+            what = f"propensity {bad} is no chance"
+            raise StoreError(
+                what, where=store.path, fix="Log chances above 0, at most 1, or use data.positions ignored."
+            )
+        return np.maximum(values, LEAST_CHANCE)
+    if not known or not values.any():
+        what = f"the impressions do not know their {column}"
+        raise StoreError(what, where=store.path, fix="Prepare the Store with it, or use data.positions ignored.")
+    return values
 
 
 def _power_of_two(counts: np.ndarray) -> np.ndarray:

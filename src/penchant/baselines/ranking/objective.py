@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,9 +25,42 @@ def listwise(model: nn.Module, batch: RankBatch) -> dict[str, Tensor]:
 
 
 def pointwise_loss(logits: Float[Tensor, "B K"], batch: RankBatch) -> Float[Tensor, ""]:
-    """Binary cross-entropy of click and no click, mean over the real impressions, in nats."""
+    """Binary cross-entropy of click and no click, mean over the real impressions, in nats.
+
+    Where the batch knows the chance that a place was looked at, a click there counts 1 / chance: in expectation that is
+    the loss of everybody having looked (as Saito et al., WSDM 2020, have it for missing clicks).
+    """
     real = batch.mask
-    return F.binary_cross_entropy_with_logits(logits[real], batch.labels[real])
+    logits = logits if batch.offset is None else logits + batch.offset
+    wanted = batch.labels if batch.chance is None else batch.labels / batch.chance
+    return F.binary_cross_entropy_with_logits(logits[real], wanted[real])
+
+
+class PositionEffect(nn.Module):
+    """What each place adds to the logit, learned beside the model and left out when serving; unknown ones add nothing.
+
+    Guo et al., "PAL", RecSys 2019, with a sum of logits in place of a product of chances.
+
+    Args:
+        learned: what is learned otherwise.
+        most: the last place.
+    """
+
+    def __init__(self, learned: Callable[[Any, RankBatch], dict[str, Tensor]], most: int) -> None:
+        super().__init__()
+        self.learned = learned
+        self.effect = nn.Embedding(most + 1, 1, padding_idx=0)
+        nn.init.zeros_(self.effect.weight)
+
+    def forward(self, model: nn.Module, batch: RankBatch) -> dict[str, Tensor]:
+        """The terms of what is learned otherwise.
+
+        Raises:
+            ValueError: the batch does not know its places.
+        """
+        if batch.positions is None:
+            raise ValueError("an effect of places needs batches that know them")
+        return self.learned(model, replace(batch, offset=self.effect(batch.positions)[..., 0]))
 
 
 def listwise_loss(logits: Float[Tensor, "B K"], batch: RankBatch) -> Float[Tensor, ""]:
