@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tyro.conf import AvoidSubcommands, Fixed
 
-from penchant.baselines.ranking.objective import PositionEffect
+from penchant.baselines.ranking.objective import FurtherLabels, PositionEffect
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
 from penchant.baselines.retrieval.item_knn import ItemKNNConfig
@@ -106,6 +106,11 @@ class RankingRun:
     """Columns of users and items and the moment, read beside histories: user.gender item.price item.genres:list
     user.zip_code:hash1000 item.year:category time.hour time.weekday. Without a kind, numbers are numbers, all else
     categories."""
+    actions: tuple[str, ...] = ()
+    """Further labels by the events' actions (cart order), each learned by a head of its own beside the click, which
+    alone ranks; the heads are left out when serving."""
+    actions_weight: float = 0.3
+    """Of each further label's loss."""
     data: ImpressionDataConfig = field(default_factory=ImpressionDataConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(metric="AUC", epochs=2, evaluate_every=0.5, patience=2)
@@ -225,10 +230,19 @@ def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> Fi
     features.save(out)
     places = run.data.positions
     batches = ImpressionBatches(
-        store, split, window, features, cells=run.data.cells, seed=run.train.seed, positions=places
+        store,
+        split,
+        window,
+        features,
+        cells=run.data.cells,
+        seed=run.train.seed,
+        positions=places,
+        actions=run.actions,
     )
     model = build_ranker(run.kind, run.model, store, features, batches.batch, run.train.seed)
     objective = ranker_objective(run.objective, model)
+    if run.actions:
+        objective = FurtherLabels(objective, model, run.actions, run.actions_weight)
     if places == "estimated":
         objective = PositionEffect(objective, batches.most_positions)
 

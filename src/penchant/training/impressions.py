@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,7 @@ class RankBatch:
         chance: that the place was looked at, where the logs know it and it is to be corrected for.
         positions: of the place, from 1, 0 = unknown, where its effect is to be estimated.
         offset: what the place adds to the logit, while it is estimated.
+        further: 1 where the item of the request was also put in the cart, say, or ordered: one column an action.
     """
 
     inputs: RankInputs
@@ -38,6 +39,7 @@ class RankBatch:
     chance: Float[Tensor, "B K"] | None = None
     positions: Int[Tensor, "B K"] | None = None
     offset: Float[Tensor, "B K"] | None = None
+    further: Float[Tensor, "B K A"] | None = None
 
     @property
     def mask(self) -> Bool[Tensor, "B K"]:
@@ -50,8 +52,10 @@ class RankBatch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device | str) -> RankBatch:
-        chance, positions = (None if of is None else of.to(device) for of in (self.chance, self.positions))
-        return RankBatch(self.inputs.to(device), self.labels.to(device), chance, positions)
+        chance, positions, further = (
+            None if of is None else of.to(device) for of in (self.chance, self.positions, self.further)
+        )
+        return RankBatch(self.inputs.to(device), self.labels.to(device), chance, positions, further=further)
 
 
 Positions = Literal["ignored", "propensity", "estimated"]
@@ -116,9 +120,11 @@ class ImpressionBatches:
     Args:
         cells: bound of impressions and padding in a batch.
         positions: what the batches carry of places.
+        actions: further labels, by the names of the events' actions.
 
     Raises:
-        StoreError: the Store has no impressions in the window, or the split no times; or it does not know the places.
+        StoreError: the Store has no impressions in the window, or the split no times; or it does not know the places or
+            has no such action.
     """
 
     def __init__(
@@ -132,6 +138,7 @@ class ImpressionBatches:
         max_items: int = 64,
         seed: int = 0,
         positions: Positions = "ignored",
+        actions: Sequence[str] = (),
     ) -> None:
         requests = split.requests(store, window)
         if not len(requests):
@@ -143,6 +150,7 @@ class ImpressionBatches:
         self._store, self._features = store, features
         self._chance = _known_of_places(store, "propensity") if positions == "propensity" else None
         self._positions = _known_of_places(store, "position") if positions == "estimated" else None
+        self._further = _further_labels(store, actions) if actions else None
         first, stop = store.request_indptr[requests - 1], store.request_indptr[requests]
         pieces = -(-(stop - first) // max_items)
         row = np.repeat(np.arange(len(requests)), pieces)
@@ -189,7 +197,11 @@ class ImpressionBatches:
         at = np.maximum(shown, 0)
         chance = None if self._chance is None else torch.from_numpy(np.where(real, self._chance[at], 1.0)).float()
         place = None if self._positions is None else torch.from_numpy(np.where(real, self._positions[at], 0)).long()
-        return RankBatch(self._features.of_items(requests, items), labels, chance, place), shown
+        further = None
+        if self._further is not None:
+            further = torch.from_numpy(np.where(real[..., None], self._further[at], False)).float()
+        inputs = self._features.of_items(requests, items)
+        return RankBatch(inputs, labels, chance, place, further=further), shown
 
     @property
     def most_positions(self) -> int:
@@ -238,6 +250,29 @@ def evaluate_impressions(
         requests=requests,
         users=store.request_user[requests].astype(np.int64),
     )
+
+
+def _further_labels(store: Store, actions: Sequence[str]) -> np.ndarray:
+    """bool [N, A]: whether an impression's request and item also have an event of each action.
+
+    Raises:
+        StoreError: there is no event of an action, or none that names its request.
+    """
+    events = store.table("events", ["item", "action", "request"])
+    named, width = events["action"].to_numpy(zero_copy_only=False), store.num_items + 1
+    key = events["request"].to_numpy() * width + events["item"].to_numpy()
+    known = events["request"].to_numpy() > 0
+    request = np.repeat(np.arange(1, store.num_requests + 1), np.diff(store.request_indptr))
+    shown = request * width + store.impression_item
+    columns = []
+    for action in actions:
+        of_action = key[(named == action) & known]
+        if not len(of_action):
+            what = f"no event of action {action!r} names its request"
+            there = ", ".join(sorted(set(named[known].tolist()))) or "none"
+            raise StoreError(what, where=store.path, fix=f"Choose among those that do: {there}.")
+        columns.append(np.isin(shown, of_action))
+    return np.stack(columns, axis=1)
 
 
 def _known_of_places(store: Store, column: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from penchant.errors import ConfigError
 from penchant.training.impressions import RankBatch
 
 
@@ -61,6 +62,63 @@ class PositionEffect(nn.Module):
         if batch.positions is None:
             raise ValueError("an effect of places needs batches that know them")
         return self.learned(model, replace(batch, offset=self.effect(batch.positions)[..., 0]))
+
+
+class FurtherLabels(nn.Module):
+    """Further labels beside the main one (cart, order): a head each on what the ranker's last layer reads. Train-only.
+
+    Caruana, "Multitask Learning", 1997: hard sharing; the click alone ranks.
+
+    Args:
+        learned: what is learned otherwise.
+        model: the ranker, whose last layer is shared.
+        actions: names of the labels, in the batches' order.
+        weight: of each label's binary cross-entropy.
+
+    Raises:
+        ConfigError: the ranker has no last network.
+    """
+
+    def __init__(
+        self,
+        learned: Callable[[Any, RankBatch], dict[str, Tensor]],
+        model: nn.Module,
+        actions: Sequence[str],
+        weight: float,
+    ) -> None:
+        super().__init__()
+        self.learned, self.actions, self.weight = learned, tuple(actions), weight
+        self.heads = nn.Linear(_last_layer(model).in_features, len(self.actions))
+
+    def forward(self, model: nn.Module, batch: RankBatch) -> dict[str, Tensor]:
+        """The terms of what is learned otherwise, and one a label.
+
+        Raises:
+            ValueError: the batch has no further labels.
+        """
+        if batch.further is None:
+            raise ValueError("further labels need batches that have them")
+        read: list[Tensor] = []
+        hook = _last_layer(model).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        try:
+            terms = self.learned(model, batch)
+        finally:
+            hook.remove()
+        real = batch.mask
+        told = self.heads(read[0][real])
+        for n, action in enumerate(self.actions):
+            loss = F.binary_cross_entropy_with_logits(told[:, n], batch.further[real][:, n])
+            terms[action] = self.weight * loss
+        return terms
+
+
+def _last_layer(model: Any) -> nn.Linear:
+    """The last layer of a ranker's last network."""
+    network = getattr(getattr(model, "body", model), "mlp", None)
+    if network is None:
+        what = f"{model.kind} has no last network for further labels to share"
+        raise ConfigError(what, fix="Train it without actions, or another ranker.")
+    return network[-1]
 
 
 def listwise_loss(logits: Float[Tensor, "B K"], batch: RankBatch) -> Float[Tensor, ""]:
