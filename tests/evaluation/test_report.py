@@ -77,13 +77,15 @@ def test_a_metric_may_have_weights_of_its_own(folder: Path, tmp_path: Path) -> N
 def test_a_slice_is_a_column_of_which_no_difference_is_told(folder: Path, tmp_path: Path) -> None:
     cold = {"item": {"cold": {"HR@10": 0.125, "targets": 8}}}
     write_result(folder, result(row="sliced", slices=cold), per_user(0.25))
-    describe(folder, control="control", metrics=["HR@10", "HR@10, item=cold"])
+    write_result(folder, result(row="comma", metrics={"HR@10, in short": 0.5}), per_user(0.25))
+    describe(folder, control="control", metrics=["HR@10", "HR@10, item=cold", "HR@10, in short"])
     page = write_report(folder, tmp_path / "docs")
-    assert "| row | HR@10 | HR@10, item=cold | seeds |" in page.read_text()
+    assert "| row | HR@10 | HR@10, item=cold | HR@10, in short | seeds |" in page.read_text()
+    assert "| comma | – | – | 0.5000 | 1 |" in page.read_text()
     shown, *told = lines_of(page, "sliced")
-    assert shown.startswith("| sliced | 0.2500 | 0.1250 | 1 |")
+    assert shown.startswith("| sliced | 0.2500 | 0.1250 | – | 1 |")
     assert [line.split(" | ")[1] for line in told] == ["HR@10"]
-    assert "| below | 0.2000 | – | 1 |" in page.read_text()  # it has no such slice
+    assert "| below | 0.2000 | – | – | 1 |" in page.read_text()  # it has no such slice
 
 
 def test_the_same_files_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:

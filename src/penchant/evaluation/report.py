@@ -129,10 +129,10 @@ class _Row:
 
     def values(self, metric: str) -> list[float]:
         """Of each seed; empty unless every seed has it."""
-        name, _, part = metric.partition(", ")
-        group, _, chosen = part.partition("=")
+        name, _, part = metric.rpartition(", ")
+        group, sliced, chosen = part.partition("=")
         found = [
-            seed.slices.get(group, {}).get(chosen, {}).get(name) if part else seed.metrics.get(metric)
+            seed.slices.get(group, {}).get(chosen, {}).get(name) if sliced else seed.metrics.get(metric)
             for seed in self.seeds
         ]
         return [] if None in found else [float(v) for v in found if v is not None]
