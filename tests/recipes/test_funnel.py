@@ -65,6 +65,10 @@ def test_report_is_written_and_reads_back(trained: tuple[recipe.TrainedFunnel, P
     assert "<svg" in (out / "report.html").read_text()
 
 
+def test_without_content_the_ranker_is_din(trained: tuple[recipe.TrainedFunnel, Path]) -> None:
+    assert json.loads((trained[1] / "rank" / "model.json").read_text())["kind"] == "din"
+
+
 def test_candidates_come_from_the_window_no_channel_trained_on(
     market: Store, trained: tuple[recipe.TrainedFunnel, Path]
 ) -> None:

@@ -23,6 +23,7 @@ from penchant.evaluation.funnel.report import FunnelReport
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.funnel.features import SIMILARITY_FEATURES
 from penchant.funnel.rank import ModelScorer
+from penchant.papers.dmae.model import DMAE
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
 from penchant.recipes import controls
@@ -102,6 +103,14 @@ def test_karma_retrieves_and_is_fused_and_is_read_by_the_ranker(
     found = both.ranks[..., 0] > 0
     assert bool((~found & both.mask).any())
     torch.testing.assert_close(scores[found], both.channel_scores[..., 0][found], rtol=1e-4, atol=1e-5)
+
+
+def test_the_ranker_is_dmae_where_the_store_has_content_and_no_decoder_is_served(bundle: Bundle) -> None:
+    rank = bundle.funnel.rank
+    assert isinstance(rank, ModelScorer)
+    assert isinstance(rank.model, DMAE)
+    assert rank.model.config.modalities == ("text",)
+    assert not [name for name in rank.model.state_dict() if "decod" in name]
 
 
 def test_a_bundle_holds_karma_once(bundle: Bundle) -> None:

@@ -270,6 +270,11 @@ class Store:
         """int32 [E]: the user of each event, from user_indptr."""
         return np.repeat(np.arange(self.num_users + 1, dtype=np.int32), np.diff(self.user_indptr))
 
+    @property
+    def vector_names(self) -> list[str]:
+        """Names of the content vectors that there are."""
+        return sorted(path.parent.name for path in self.path.glob(f"vectors/*/{MANIFEST}"))
+
     def vectors(self, name: str) -> ContentVectors:
         """Frozen content vectors by name ("text", "image"), mapped.
 
@@ -278,9 +283,8 @@ class Store:
         """
         folder = self.path / "vectors" / name
         if not (folder / MANIFEST).is_file():
-            have = sorted(p.parent.name for p in self.path.glob(f"vectors/*/{MANIFEST}"))
             raise StoreError(
-                f"no content vectors named {name!r}, there are {have or 'none'}",
+                f"no content vectors named {name!r}, there are {self.vector_names or 'none'}",
                 where=self.path,
                 fix=f"Make them with `penchant encode {self.path}`.",
             )

@@ -22,6 +22,7 @@ from rich.progress import track
 from torch import nn
 from tyro.conf import AvoidSubcommands
 
+from penchant.baselines.ranking.content import MODALITIES
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests, requests_before_events, requests_before_times
 from penchant.data.output import alone
@@ -41,6 +42,8 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Scorer
 from penchant.models import load_model
+from penchant.papers.dmae.model import DMAEConfig
+from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes.controls import item_knn, popularity, sasrec
 from penchant.recipes.karma.run import KarmaRun, karma_decoded
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
@@ -77,10 +80,9 @@ class FunnelRun:
     settings: FunnelSettings
     prerank: LightTwoTowerConfig = field(default_factory=LightTwoTowerConfig)
     prerank_train: TrainConfig = field(default_factory=lambda: _train(10, "hr"))
-    rank_kind: Literal["din", "mean_pooling", "dmae"] = "din"
+    rank_kind: Literal["auto", "din", "mean_pooling", "dmae"] = "auto"
+    """auto: DMAE where the Store has text or image vectors (`penchant encode`), else DIN."""
     rank: RankerConfig = field(default_factory=RankerConfig)
-    rank_objective: AvoidSubcommands[Auxiliary | None] = None
-    """What the ranker learns beside clicks; None = nothing."""
     rank_train: TrainConfig = field(default_factory=lambda: _train(6, "ndcg"))
     max_len: int = 50
     """Actions of a history that pre-ranker and ranker see."""
@@ -271,11 +273,8 @@ def _train_scorer(
 ) -> tuple[nn.Module, Features]:
     """Train one stage on the rank window's candidates, chosen by what it keeps of the valid window's."""
     light = stage == "prerank"
-    kind, config, beside, train = (
-        ("light_two_tower", run.prerank, None, run.prerank_train)
-        if light
-        else (run.rank_kind, run.rank, run.rank_objective, run.rank_train)
-    )
+    kind, config, beside = ("light_two_tower", run.prerank, None) if light else _ranker(run, store)
+    train = run.prerank_train if light else run.rank_train
     try:
         batches = CandidateBatches(store, features, learn, cells=run.batch_cells, seed=run.seed)
     except ValueError as error:
@@ -294,6 +293,18 @@ def _train_scorer(
 
     fit(model, ranker_objective(beside, model, lists=True), batches, train, folder, validate, title=kind)
     return model, features
+
+
+def _ranker(run: FunnelRun, store: Store) -> tuple[str, RankerConfig, Auxiliary | None]:
+    """The ranker's kind and sizes, and what it learns beside clicks."""
+    there = tuple(name for name in MODALITIES if name in store.vector_names)
+    kind = ("dmae" if there else "din") if run.rank_kind == "auto" else run.rank_kind
+    if kind != "dmae":
+        return kind, run.rank, None
+    # Sizes that are a plain ranker's are DMAE's too.
+    own = isinstance(run.rank, DMAEConfig)
+    config = run.rank if own else DMAEConfig(**asdict(run.rank), modalities=there or MODALITIES)
+    return kind, config, DMAEObjectiveConfig()
 
 
 def _places(items: np.ndarray, targets: np.ndarray) -> np.ndarray:
