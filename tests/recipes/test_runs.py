@@ -19,6 +19,7 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.metrics import auc
 from penchant.evaluation.protocol import evaluate_retrieval
+from penchant.evaluation.slices import popularity_slices
 from penchant.funnel.features import SIMILARITY_FEATURES, Features
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
@@ -27,7 +28,7 @@ from penchant.recipes.dmae import run as dmae
 from penchant.recipes.judge import judge_run, metrics_table
 from penchant.recipes.named import recipe_of
 from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, flat, load_features, load_run, train_run
-from penchant.training.impressions import ImpressionBatches
+from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from tests.factories import give_vectors, make_store
 
 RANKERS = [recipe.__name__ for recipe in controls.RANKING]
@@ -104,7 +105,8 @@ def test_learned_control_beats_popularity_where_order_can_be_learned(tmp_path: P
 def test_a_ranking_result_says_where_its_non_clicks_come_from(store: Store, tmp_path: Path) -> None:
     split = load_split(store, "temporal-successive")
     train_run(short(controls.mean_pooling(), 0.2), store, split, tmp_path)
-    (note,) = judge_run(load_run(tmp_path, device="cpu"), tmp_path).notes()
+    verdict = judge_run(load_run(tmp_path, device="cpu"), tmp_path)
+    (note,) = verdict.notes()
     shown = store.impression_label[
         np.isin(
             np.repeat(np.arange(1, store.num_requests + 1), np.diff(store.request_indptr)),
@@ -112,6 +114,22 @@ def test_a_ranking_result_says_where_its_non_clicks_come_from(store: Store, tmp_
         )
     ]
     assert note == f"Non-clicks by source: synthetic {(shown == 0).sum():,}."
+
+
+def test_a_rankers_auc_is_told_for_popular_rare_and_new_items(store: Store, tmp_path: Path) -> None:
+    split = load_split(store, "temporal-successive")
+    train_run(short(controls.mean_pooling(), 0.2), store, split, tmp_path)
+    loaded = load_run(tmp_path, device="cpu")
+    by_item = judge_run(loaded, tmp_path).slices()["item"]
+    shown = evaluate_impressions(loaded.model, load_features(tmp_path), store, split, "test")
+    counts = split.item_counts(store)
+    cold = counts[shown.items] == 0
+    expected = {name: members[shown.items].sum() for name, members in popularity_slices(counts).items()}
+    assert {name: part["impressions"] for name, part in by_item.items()} == {k: n for k, n in expected.items() if n}
+    rest = [by_item[name]["impressions"] for name in by_item if name != "cold"]
+    assert sum(rest) == (~cold).sum()
+    inside = popularity_slices(counts)["tail"][shown.items]
+    assert by_item["tail"]["AUC"] == auc(shown.labels[inside], shown.scores[inside])
 
 
 def test_gauc_of_what_was_shown_has_users_and_weights_of_its_own(store: Store, tmp_path: Path) -> None:

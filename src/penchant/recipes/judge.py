@@ -14,11 +14,12 @@ from rich.table import Table
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.evaluation.meaning import item_terms, js_at, shown_gauc
-from penchant.evaluation.metrics import GroupAUC
+from penchant.evaluation.metrics import GroupAUC, auc
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval, per_user_table
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking
+from penchant.evaluation.slices import popularity_slices
 from penchant.recipes.runs import LoadedRun, load_features
-from penchant.training.impressions import evaluate_impressions
+from penchant.training.impressions import ImpressionScores, evaluate_impressions
 
 KS = (5, 10, 20, 50, 100)
 WIDEST = 200
@@ -38,6 +39,7 @@ class Verdict:
         meaning: of a retrieval result, where asked for: JS@50 with the target and over the others, of each target.
         shown: GAUC by request on what was shown, where asked for and the Store knows it; and each request's user.
         said: of a ranking result, where its non-clicks come from.
+        by_item: of a ranking result, AUC among the impressions of popular, rare and new items.
     """
 
     result: RetrievalResult | RankingResult
@@ -47,14 +49,15 @@ class Verdict:
     meaning: dict[str, np.ndarray] = field(default_factory=dict)
     shown: tuple[GroupAUC, np.ndarray] | None = None
     said: tuple[str, ...] = ()
+    by_item: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         beside = {name: float(values.mean()) for name, values in self.meaning.items()}
         return self.result.metrics() | beside | ({} if self.shown is None else {GAUC: self.shown[0].value})
 
     def slices(self) -> dict[str, Any]:
-        """Means by popularity of the item, by history length, by query; empty for rankers."""
-        return self.result.slices() if isinstance(self.result, RetrievalResult) else {}
+        """Means by popularity of the item, by history length, by query; of rankers AUC by popularity of the item."""
+        return self.result.slices() if isinstance(self.result, RetrievalResult) else {"item": self.by_item}
 
     def per_user(self) -> pa.Table:
         """Per-user values, the most important metrics first."""
@@ -74,6 +77,17 @@ class Verdict:
     def write(self, path: Path) -> None:
         """Metrics, slices and provenance as JSON."""
         write_json(path, {**self.provenance, "metrics": self.metrics(), "slices": self.slices(), "notes": self.notes()})
+
+
+def auc_by_item(shown: ImpressionScores, counts: np.ndarray) -> dict[str, dict[str, float]]:
+    """AUC among the impressions of head, torso, tail and cold items by their events in the train window, and how many
+    there are. Left out where there is one class alone."""
+    parts = {name: members[shown.items] for name, members in popularity_slices(counts).items()}
+    return {
+        name: {"impressions": int(inside.sum()), "AUC": auc(shown.labels[inside], shown.scores[inside])}
+        for name, inside in parts.items()
+        if 0 < shown.labels[inside].sum() < inside.sum()
+    }
 
 
 def non_clicks_of(store: Store, split: Split, window: str) -> str:
@@ -134,10 +148,12 @@ def judge_run(
     overlaps: dict[str, np.ndarray] = {}
     of_shown: tuple[GroupAUC, np.ndarray] | None = None
     said: tuple[str, ...] = ()
+    by_item: dict[str, dict[str, float]] = {}
     if loaded.described["run"] == "RankingRun":
         shown = evaluate_impressions(model, load_features(folder), store, split, window)
         result = evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users)
         said = (non_clicks_of(store, split, window),)
+        by_item = auc_by_item(shown, split.item_counts(store))
     else:
         max_len = getattr(model.config, "max_len", 50)
         result = evaluate_retrieval(
@@ -167,7 +183,7 @@ def judge_run(
         "config": loaded.described["config"],
     }
     seconds = time.process_time() - cpu, time.perf_counter() - wall
-    return Verdict(result, provenance, *seconds, overlaps, of_shown, said)
+    return Verdict(result, provenance, *seconds, overlaps, of_shown, said, by_item)
 
 
 def metrics_table(result: RetrievalResult | RankingResult, title: str = "") -> Table:

@@ -216,13 +216,14 @@ class ImpressionScores:
     Attributes:
         scores: float32 [N].
         labels: int8 [N], 1 clicked.
-        requests, users: int64 [N].
+        requests, users, items: int64 [N].
     """
 
     scores: np.ndarray
     labels: np.ndarray
     requests: np.ndarray
     users: np.ndarray
+    items: np.ndarray
 
 
 def evaluate_impressions(
@@ -249,6 +250,7 @@ def evaluate_impressions(
         labels=store.impression_label[row],
         requests=requests,
         users=store.request_user[requests].astype(np.int64),
+        items=store.impression_item[row].astype(np.int64),
     )
 
 
