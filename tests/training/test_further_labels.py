@@ -128,6 +128,11 @@ def test_an_action_that_nobody_did_is_refused_by_name(shop: Store) -> None:
         ImpressionBatches(shop, split, "train", features, actions=("gift",))
 
 
+def test_a_weight_below_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"actions_weight is -1\.0\. Set actions_weight to 0 or more"):
+        replace(controls.din(), actions_weight=-1.0)
+
+
 def test_a_ranker_without_a_last_network_is_refused(shop: Store) -> None:
     model = build_model("frnet", {}, sizes_of(shop, 3))
     with pytest.raises(ConfigError, match="frnet has no last network"):

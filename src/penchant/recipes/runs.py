@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -115,6 +116,10 @@ class RankingRun:
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(metric="AUC", epochs=2, evaluate_every=0.5, patience=2)
     )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.actions_weight < math.inf:
+            raise ConfigError(f"actions_weight is {self.actions_weight}", fix="Set actions_weight to 0 or more.")
 
 
 Run = CountRun | SequenceRun | RankingRun | KarmaRun
