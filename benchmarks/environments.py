@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -16,6 +17,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         *("numpy<2", "pandas<2.3", "scipy<1.14", "scikit-learn<1.6"),
     ),
     "implicit": ("implicit==0.7.3", "pyarrow"),
+    "fuxictr": ("fuxictr==2.3.10", TORCH, "pyarrow==20.0.0"),
 }
 """What each peer's environment holds. The pins are versions that ran; pyarrow reads and writes what is exchanged: 20 is
 one that runs beside NumPy 1."""
@@ -33,3 +35,15 @@ def python_of(library: str, folder: Path) -> Path:
         subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS[library]], check=True)
         made.touch()
     return python
+
+
+def run_script(script: str, python: Path, out: Path) -> None:
+    """Run a script of `peers/` on the job in `out`, on one thread.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its own message is on the terminal.
+    """
+    # More threads than one would make CPU seconds depend on how many cores there are.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    path = Path(__file__).parent / "peers" / f"{script}.py"
+    subprocess.run(["nice", "-n", "10", python, path, out / "job.json"], check=True, env=environment, cwd=out)

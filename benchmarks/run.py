@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks.environments import python_of
+from benchmarks.environments import python_of, run_script
 from benchmarks.exchange import export_events, judge_and_write
 from benchmarks.rows import Row, every_row
 
@@ -78,10 +77,7 @@ def run(row: Row, stores: Path, envs: Path, work: Path, results: Path) -> None:
         export_events(store, split, events)
     job = {"model": row.model, "settings": row.settings, "events": events, "store": path, "split": SPLIT, "out": out}
     (out / "job.json").write_text(json.dumps(job, default=lambda p: str(p.resolve())))
-    script = Path(__file__).parent / "peers" / f"with_{row.library}.py"
-    # More threads than one would make CPU seconds depend on how many cores there are.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    subprocess.run(["nice", "-n", "10", python, script, out / "job.json"], check=True, env=environment, cwd=out)
+    run_script(f"with_{row.library}", python, out)
     result = judge_and_write(row, store, split, out, results)
     names = ("HR@10", "NDCG@10", "HR@10 unseen", "Train CPU s", "Recommend CPU s", "Peak MB")
     print("   " + ", ".join(f"{name} {result.metrics[name]:.4g}" for name in names), flush=True)
