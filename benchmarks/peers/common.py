@@ -6,6 +6,10 @@ as `with_LIBRARY.py JOB.json` and writes into the job's folder
     lists.parquet     user_id, item_id, score: each user's best KEPT items of the whole catalogue
     unseen.parquet    the same without what the user has had already
     figures.json      seconds, peak memory, training targets, versions, notes
+
+A ranker leaves scores behind in place of lists
+
+    scores.parquet    row (of the Store's impressions), score (logit)
 """
 
 from __future__ import annotations
@@ -39,10 +43,12 @@ class Job:
     Attributes:
         model: which of the library's models.
         settings: its sizes and how long it trains.
-        events: Parquet, user_id, item_id, place (in the user's history, from 0): all that may be learned from.
+        events: Parquet, user_id, item_id, place (in the user's history, from 0): all that may be learned from. For a
+            ranker a folder: what `export_impressions` of `ctr.py` writes.
         store, split: where the events came from; for Penchant alone.
         out: folder of what the script leaves behind.
         figures: seconds of each measured part, by now.
+        aside_s: CPU and wall seconds inside the part that is measured now, to be left out of it.
     """
 
     model: str
@@ -52,6 +58,7 @@ class Job:
     split: str
     out: Path
     figures: dict[str, Any] = field(default_factory=dict)
+    aside_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
     @classmethod
     def given(cls) -> Job:
@@ -62,23 +69,37 @@ class Job:
     @contextmanager
     def measured(self, name: str) -> Iterator[None]:
         """CPU and wall seconds of a part, and the process's peak memory at its end."""
+        self.aside_s = [0.0, 0.0]
         wall, cpu = time.perf_counter(), time.process_time()
         yield
-        self.figures[f"{name}_cpu_s"] = time.process_time() - cpu
-        self.figures[f"{name}_wall_s"] = time.perf_counter() - wall
+        self.figures[f"{name}_cpu_s"] = time.process_time() - cpu - self.aside_s[0]
+        self.figures[f"{name}_wall_s"] = time.perf_counter() - wall - self.aside_s[1]
         self.figures["peak_mb"] = _peak_mb()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What a measured part does beside: its seconds are not the part's."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.aside_s[0] += time.process_time() - cpu
+        self.aside_s[1] += time.perf_counter() - wall
 
     def write_lists(self, name: str, users: Sequence[str], items: Sequence[str], scores: Sequence[float]) -> None:
         """Lists as one row an entry."""
         table = {"user_id": users, "item_id": items, "score": np.asarray(scores, dtype=np.float64)}
         pq.write_table(pa.table(table), self.out / f"{name}.parquet")
 
+    def write_scores(self, rows: np.ndarray, scores: np.ndarray) -> None:
+        """A ranker's logits of the test window's impressions."""
+        table = {"row": np.asarray(rows, dtype=np.int64), "score": np.asarray(scores, dtype=np.float64)}
+        pq.write_table(pa.table(table), self.out / "scores.parquet")
+
     def finish(self, packages: Sequence[str], targets: int | None = None, notes: Sequence[str] = ()) -> None:
         """Write the figures; the last thing a script does.
 
         Args:
             packages: whose versions are told.
-            targets: how many next items the model was trained to tell, all epochs together.
+            targets: how many next items the model was trained to tell, or impressions, all epochs together.
         """
         versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
         stated = {**self.figures, "targets": targets, "versions": versions, "notes": list(notes)}
