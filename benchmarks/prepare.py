@@ -51,7 +51,7 @@ def main() -> None:
         log, out, alone = (arguments.work / f"{name}.{kind}" for kind in ("csv", "store", "parquet"))
         generate(rows, log)
         shutil.rmtree(out, ignore_errors=True)
-        at_least = measure([sys.executable, "-m", "benchmarks.prepare_alone", str(log), str(alone)])
+        at_least = measure([sys.executable, "-m", "benchmarks.peers.with_duckdb", str(log), str(alone)])
         command = "from penchant.cli.main import main; main()"
         cost = measure([sys.executable, "-c", command, "prepare", "table", "--events", str(log), "--out", str(out)])
         write(arguments.results, name, rows, Store(out), cost, at_least)
