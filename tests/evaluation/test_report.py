@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
         write_row(results, 0.30 + 0.01 * seed, row="control", seed=seed)
         write_row(results, 0.40 + 0.01 * seed, row="above", seed=seed)
     write_row(results, 0.20, row="below")
-    write_row(results, 0.31, row="alike")
+    write_row(results, 0.30, row="alike")
     write_result(results, result(row="lone"))
     describe(results, title="Retrieval on a made-up set", note="A note.", control="control", metrics=["HR@10"])
     return results
@@ -52,6 +52,22 @@ def test_rows_show_mean_and_spread_and_are_compared_with_the_control(folder: Pat
     assert lines_of(page, "alike")[1].endswith("| not decidable (zero inside) |")
     assert lines_of(page, "lone")[1] == "| lone | HR@10 | – | – | not decidable (no per-user values) |"
     assert "synthetic" not in text
+
+
+def test_a_difference_is_of_the_seeds_that_both_rows_have(folder: Path, tmp_path: Path) -> None:
+    """The control's mean moves with its seeds: one seed beside three would be compared with others' luck."""
+    write_row(folder, 0.35, row="late", seed=2)  # where the control has 0.32
+    write_row(folder, 0.35, row="strange", seed=7)
+    page = write_report(folder, tmp_path / "docs")
+    assert lines_of(page, "late")[1].startswith("| late | HR@10 | +0.0300 | ")
+    assert lines_of(page, "strange")[1] == "| strange | HR@10 | – | – | not decidable (no seed in common) |"
+
+
+def test_a_note_of_every_row_is_told_once(folder: Path, tmp_path: Path) -> None:
+    for row in ("one", "other"):
+        write_result(folder, result(row=row, table="noted", notes=("Shared.", f"Of {row}.")), per_user(0.3))
+    text = write_report(folder, tmp_path / "docs").read_text()
+    assert "- Every row: Shared.\n- one: Of one.\n- other: Of other.\n" in text
 
 
 def test_a_metric_may_have_weights_of_its_own(folder: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class _Row:
         A metric with a column "<metric> weight" has weights of its own. Users without weight are left out.
         """
         tables = [t for t in self.per_user if t is not None and metric in t.column_names]
-        if len(tables) != len(self.seeds):
+        if len(tables) != len(self.seeds) or not tables:
             return None
         own = f"{metric} weight"
         weighed = own if own in tables[0].column_names else "weight"
@@ -155,13 +155,22 @@ class _Row:
         values = np.mean([t[metric].to_numpy().astype(np.float64) for t in tables], axis=0)
         return user[weight > 0], weight[weight > 0], values[weight > 0]
 
+    def at(self, seeds: set[int]) -> _Row:
+        """Of these seeds alone."""
+        kept = [n for n, one in enumerate(self.seeds) if one.seed in seeds]
+        return _Row(self.name, tuple(self.seeds[n] for n in kept), tuple(self.per_user[n] for n in kept))
+
 
 def _same(a: np.ndarray, column: pa.ChunkedArray) -> bool:
     return np.array_equal(a, column.to_numpy())
 
 
 def difference(row: _Row, control: _Row, metric: str) -> Difference | str:
-    """Row minus control with its interval, or why it cannot be said."""
+    """Row minus control with its interval, over the seeds that both have; or why it cannot be said."""
+    both = {one.seed for one in row.seeds} & {one.seed for one in control.seeds}
+    if not both:
+        return "no seed in common"
+    row, control = row.at(both), control.at(both)
     if not row.values(metric) or not control.values(metric):
         return "a row lacks the metric"
     a, b = row.users(metric), control.users(metric)
@@ -182,7 +191,8 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
         "",
         "This page is generated from the files in `results/` by `penchant report results`: edit nothing here. "
         f"Values are means over seeds ± their standard deviation. Differences are paired, user by user, on the mean of "
-        f"the seeds, with the {LEVEL:.0%} interval of a bootstrap over users ({RESAMPLES:,} resamples): **held** means "
+        "the seeds that both rows have, "
+        f"with the {LEVEL:.0%} interval of a bootstrap over users ({RESAMPLES:,} resamples): **held** means "
         "that the whole interval is on the claim's side of zero, **not held** on the other side, **not decidable** "
         "that zero is inside or the data cannot tell. Trials are the variants tried on validation before the test.",
         "",
@@ -260,7 +270,7 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
         lines += [claim, "", *_markdown(["row", "metric", "difference", "95 % interval", "verdict"], body), ""]
     elif info.control:
         lines += [f"The control `{info.control}` has not been run here, so no difference is told.", ""]
-    notes = sorted({f"{row.name}: {note}" for row in rows for seed in row.seeds for note in seed.notes})
+    notes = _notes(rows)
     lines += [f"- {note}" for note in notes] + [""] * bool(notes)
     if columns:
         lines += [f"![{columns[0]} {f'against {info.against}' if info.against else 'of each row'}]({figure})", ""]
@@ -286,6 +296,14 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
     return lines, draw_rows(title, columns[0] if columns else "", bars, control.name if control else None)
 
 
+def _notes(rows: list[_Row]) -> list[str]:
+    """Each once: of a row, or of every one."""
+    of_row = {row.name: {note for seed in row.seeds for note in seed.notes} for row in rows}
+    of_all = set.intersection(*of_row.values()) if len(rows) > 1 else set[str]()
+    own = {f"{name}: {note}" for name, notes in of_row.items() for note in notes - of_all}
+    return [f"Every row: {note}" for note in sorted(of_all)] + sorted(own)
+
+
 def _curve_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> tuple[list[str], bytes]:
     """Rows of growing data: one table, and each metric as a curve. Nothing is compared, as nothing is the same."""
     assert info.curve
@@ -304,7 +322,7 @@ def _curve_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
             for row in rows
         ],
     )
-    notes = sorted({f"{row.name}: {note}" for row in rows for seed in row.seeds for note in seed.notes})
+    notes = _notes(rows)
     lines += ["", *(f"- {note}" for note in notes), *[""] * bool(notes), f"![By {info.curve}]({figure})", ""]
     if not draw:
         return lines, b""
