@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 
-from penchant.baselines.retrieval.markov import MarkovConfig
+from penchant.baselines.counted.markov import MarkovConfig
 from penchant.data.history import Requests
 from penchant.data.split import load_split
 from penchant.data.store import Store

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from penchant.baselines.retrieval.markov import Markov, MarkovConfig
+from penchant.baselines.counted.markov import Markov, MarkovConfig
 from penchant.errors import RunError
 from penchant.models import KINDS, Sizes, build_model, load_model, save_model
 

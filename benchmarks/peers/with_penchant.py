@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from common import DEPTH, KEPT, Job
 
-from penchant.baselines.retrieval.item_knn import ItemKNN, ItemKNNConfig
+from penchant.baselines.counted.item_knn import ItemKNN, ItemKNNConfig
+from penchant.baselines.counted.popularity import Popularity, PopularityConfig
 from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
-from penchant.baselines.retrieval.popularity import Popularity, PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.history import requests_before_events

@@ -46,9 +46,9 @@ def sizes_of(store: Store, num_features: int = 0) -> Sizes:
 
 # kind -> "module:class". Named in files, imported when needed: a bundle of two models loads the code of two.
 KINDS = {
-    "popularity": "penchant.baselines.retrieval.popularity:Popularity",
-    "markov": "penchant.baselines.retrieval.markov:Markov",
-    "item_knn": "penchant.baselines.retrieval.item_knn:ItemKNN",
+    "popularity": "penchant.baselines.counted.popularity:Popularity",
+    "markov": "penchant.baselines.counted.markov:Markov",
+    "item_knn": "penchant.baselines.counted.item_knn:ItemKNN",
     "sasrec": "penchant.baselines.retrieval.sasrec:SASRec",
     "gru4rec": "penchant.baselines.retrieval.gru4rec:GRU4Rec",
     "two_tower": "penchant.baselines.retrieval.two_tower:TwoTower",

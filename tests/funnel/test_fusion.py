@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from penchant.baselines.retrieval.popularity import Popularity
+from penchant.baselines.counted.popularity import Popularity
 from penchant.baselines.retrieval.sasrec import SASRec
 from penchant.data.history import Requests
 from penchant.errors import RunError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from penchant.baselines.retrieval.popularity import Popularity
+from penchant.baselines.counted.popularity import Popularity
 from penchant.data.history import Requests
 from penchant.funnel import similarity
 from penchant.funnel.retrieve import retriever

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from penchant.baselines.counted.markov import Markov
+from penchant.baselines.counted.popularity import Popularity
 from penchant.baselines.ranking.din import DIN
-from penchant.baselines.retrieval.markov import Markov
-from penchant.baselines.retrieval.popularity import Popularity
 from penchant.baselines.retrieval.sasrec import SASRec
 from penchant.data.history import requests_before_events
 from penchant.data.split import load_split

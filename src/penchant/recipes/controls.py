@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from penchant.baselines.counted.item_knn import ItemKNNConfig
+from penchant.baselines.counted.markov import MarkovConfig
+from penchant.baselines.counted.popularity import PopularityConfig
 from penchant.baselines.ranking.bst import BSTConfig
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
-from penchant.baselines.retrieval.item_knn import ItemKNNConfig
-from penchant.baselines.retrieval.markov import MarkovConfig
 from penchant.baselines.retrieval.objective import SoftmaxConfig
-from penchant.baselines.retrieval.popularity import PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTowerConfig
 from penchant.data.batch import SequenceDataConfig

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from tyro.conf import AvoidSubcommands, Fixed
 
+from penchant.baselines.counted.item_knn import ItemKNNConfig
+from penchant.baselines.counted.markov import MarkovConfig
+from penchant.baselines.counted.popularity import PopularityConfig
 from penchant.baselines.ranking.objective import FurtherLabels, PositionEffect
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
-from penchant.baselines.retrieval.item_knn import ItemKNNConfig
-from penchant.baselines.retrieval.markov import MarkovConfig
 from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
-from penchant.baselines.retrieval.popularity import PopularityConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from penchant.baselines.retrieval.popularity import Popularity, PopularityConfig
+from penchant.baselines.counted.popularity import Popularity, PopularityConfig
 from penchant.data.output import into_place
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json

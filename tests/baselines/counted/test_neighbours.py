@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penchant.baselines.retrieval.neighbours import strongest
+from penchant.baselines.counted.neighbours import strongest
 
 
 @given(

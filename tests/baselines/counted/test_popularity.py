@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from penchant.baselines.retrieval.popularity import DAY_MS, Popularity, PopularityConfig, recent_rows
+from penchant.baselines.counted.popularity import DAY_MS, Popularity, PopularityConfig, recent_rows
 from penchant.data.split import RULES, define_splits, load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store

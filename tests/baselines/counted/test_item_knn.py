@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.baselines.retrieval import item_knn
-from penchant.baselines.retrieval.item_knn import ItemKNN, ItemKNNConfig
+from penchant.baselines.counted import item_knn
+from penchant.baselines.counted.item_knn import ItemKNN, ItemKNNConfig
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from penchant.baselines.retrieval.neighbours import strongest
+from penchant.baselines.counted.neighbours import strongest
 from penchant.data.history import Requests
 from penchant.data.split import Split
 from penchant.data.store import Store

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.baselines.retrieval.markov import Markov, MarkovConfig
+from penchant.baselines.counted.markov import Markov, MarkovConfig
 from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
