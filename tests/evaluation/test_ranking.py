@@ -78,6 +78,17 @@ def test_bootstrap_of_per_user_values_is_that_of_gauc_itself() -> None:
     assert (first_order.low, first_order.high) == pytest.approx((exact.low, exact.high), abs=0.05 * width)
 
 
+def test_reliability_tells_each_bins_clicks() -> None:
+    rng = np.random.default_rng(5)
+    logits, labels = rng.normal(size=300), (rng.random(300) < 0.4).astype(np.int8)
+    told = evaluate_ranking(logits, labels, np.arange(300) // 5, np.arange(300) // 10 + 1).reliability()
+    assert list(told) == sorted(told)
+    assert sum(bin_["impressions"] for bin_ in told.values()) == 300
+    assert sum(bin_["impressions"] * bin_["observed"] for bin_ in told.values()) == pytest.approx(labels.sum())
+    predicted = [bin_["predicted"] for bin_ in told.values()]
+    assert predicted == sorted(predicted)
+
+
 def test_a_logit_that_is_no_number_is_refused() -> None:
     one = np.array([1])
     with pytest.raises(ValueError, match="1 of 1 logits"):

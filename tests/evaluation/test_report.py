@@ -104,6 +104,17 @@ def test_a_slice_is_a_column_of_which_no_difference_is_told(folder: Path, tmp_pa
     assert "| below | 0.2000 | – | – | 1 |" in page.read_text()  # it has no such slice
 
 
+def test_rankers_reliability_is_a_picture(folder: Path, tmp_path: Path) -> None:
+    bins = {"bin 01": {"predicted": 0.1, "observed": 0.2}, "bin 02": {"predicted": 0.6, "observed": 0.5}}
+    write_result(folder, result(row="told", table="ranking", slices={"reliability": bins}), per_user(0.25))
+    page = write_report(folder, tmp_path / "docs")
+    (shown,) = [line for line in page.read_text().splitlines() if line.startswith("![Reliability")]
+    picture = (tmp_path / "docs" / shown.partition("(")[2].rstrip(")")).read_text()
+    assert "<svg" in picture
+    assert "told" in picture
+    assert report_is_current(folder, tmp_path / "docs")
+
+
 def test_the_same_files_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     once, again = write_report(folder, tmp_path / "a").parent, write_report(folder, tmp_path / "b").parent
     write_report(folder, tmp_path / "b")

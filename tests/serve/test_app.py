@@ -9,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from penchant.data.store import Store
+from penchant.funnel.calibration import ScoreCalibration
 from penchant.serve import schemas
 from penchant.serve.app import create_app
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import EventLog
+from penchant.serve.export import export
 from penchant.serve.histories import Histories
 from penchant.serve.service import Service
 from tests.serve.conftest import NOW_MS
@@ -133,6 +137,20 @@ def test_explain_gives_places_after_every_stage(client: TestClient) -> None:
     assert [item["stages"]["ranked"] for item in items] == list(range(1, 21))
     assert sorted(item["stages"]["preranked"] for item in items) == list(range(1, 21))
     assert all(item["channel_scores"].keys() == item["channels"].keys() for item in items)
+
+
+def test_a_calibrated_bundle_tells_chances(run_folder: Path, store: Store, tmp_path: Path) -> None:
+    """Of lists with a history alone, in the scores' order; the list is the same without."""
+    calibration = ScoreCalibration("temperature", slope=2.0, offset=-3.0)
+    export(run_folder, store, tmp_path / "bundle", calibration)
+    bundle = Bundle.load(tmp_path / "bundle")
+    assert bundle.calibration == calibration
+    service = Service(bundle, EventLog(tmp_path / "events.sqlite"), now_ms=lambda: NOW_MS)
+    with TestClient(create_app(service, workers=1)) as client:
+        items = post(client, "recommend", user_id=bundle.user_ids[1], k=5)["items"]
+        expected = [1 / (1 + np.exp(3.0 - 2.0 * item["score"])) for item in items]
+        assert [item["chance"] for item in items] == pytest.approx(expected)
+        assert all("chance" not in item for item in post(client, "recommend", k=5)["items"])
 
 
 def test_a_search_gives_matches_only_in_the_rankers_order(client: TestClient, bundle: Bundle) -> None:

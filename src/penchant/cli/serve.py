@@ -11,8 +11,12 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from penchant.cli.arguments import parse
+from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import RunError
+from penchant.funnel.calibration import Kind
+from penchant.funnel.pipeline import load_funnel
+from penchant.recipes.calibrate import calibrate_funnel
 from penchant.recipes.runs import RUN
 from penchant.serve import app
 from penchant.serve.export import export as export_bundle
@@ -23,6 +27,7 @@ class Export:
     """Pack what serving needs of a funnel into a bundle: models without their objectives, items, histories, checksums.
 
     $ penchant export runs/funnel --out bundles/shop
+    $ penchant export runs/funnel --out bundles/shop --calibrate isotonic
     """
 
     run: Positional[Path]
@@ -31,6 +36,10 @@ class Export:
     """Where the bundle goes; it must not exist."""
     store: Path | None = None
     """The Store, where it is not where the run found it."""
+    calibrate: Kind | None = None
+    """Lists also tell each item's chance of being the next click, learned from the funnel's own lists on the valid
+    window: temperature = a slope and an offset; isotonic = any curve that never falls, for which more clicks are
+    needed. The order stays."""
 
 
 def export(args: Sequence[str]) -> None:
@@ -39,9 +48,17 @@ def export(args: Sequence[str]) -> None:
     described = chosen.run / RUN
     if not described.is_file():
         raise RunError("no funnel here", where=chosen.run, fix="Make one with `penchant funnel STORE --out RUN`.")
-    store = Store(chosen.store or json.loads(described.read_text())["store"]["path"])
-    export_bundle(chosen.run, store, chosen.out)
+    told = json.loads(described.read_text())
+    store = Store(chosen.store or told["store"]["path"])
     console = Console(stderr=True, highlight=False)
+    calibration = None
+    if chosen.calibrate:
+        split = load_split(store, told["split"]["name"])
+        calibration = calibrate_funnel(load_funnel(chosen.run), store, split, chosen.calibrate)
+        if calibration.ece:
+            before, after = calibration.ece
+            console.print(f"Calibration error on users it was not learned from: {after:.4f}, without {before:.4f}")
+    export_bundle(chosen.run, store, chosen.out, calibration)
     console.print(f"Bundle in [bold]{chosen.out}[/]. Next: penchant serve {chosen.out}")
 
 

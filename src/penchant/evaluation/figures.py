@@ -72,6 +72,31 @@ def draw_curves(title: str, size: str, curves: Mapping[str, Sequence[tuple[float
         return _svg(figure)
 
 
+def draw_reliability(title: str, rows: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
+    """Share of clicks over the mean probability told, bin by bin: a calibrated row lies on the diagonal."""
+    from matplotlib import colormaps, rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        axes = figure.subplots()
+        colours = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
+        low, high = 1.0, 0.0
+        for place, (name, bins) in enumerate(rows.items()):
+            colour = colours[place % len(colours)]
+            axes.plot(*zip(*bins, strict=True), marker="o", markersize=3, linewidth=1, label=name, color=colour)
+            low, high = min(low, *map(min, bins)), max(high, *map(max, bins))
+        axes.plot([low, high], [low, high], color="0.4", linewidth=0.8, linestyle="--")
+        axes.set_xlabel("probability told (mean of a bin)")
+        axes.set_ylabel("share of clicks")
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", fontsize=8)
+        return _svg(figure)
+
+
 def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None) -> bytes:
     """A metric of each row (a dot a seed, a line at the mean), and beside it the difference to the control."""
     # Imported late: it takes half a second that no other command should pay.

@@ -46,6 +46,14 @@ class RankingResult:
             "Users of one class": self.by_user.left_out,
         }
 
+    def reliability(self) -> dict[str, dict[str, float]]:
+        """Of each bin of like probabilities, the lowest first: impressions, mean probability, share of clicks."""
+        of = self.calibration
+        return {
+            f"bin {place:02}": {"impressions": int(rows), "predicted": float(told), "observed": float(share)}
+            for place, (rows, told, share) in enumerate(zip(of.rows, of.predicted, of.observed, strict=True), start=1)
+        }
+
     def per_user(self) -> pa.Table:
         """Columns `user`, `weight` (its impressions) and a value of each metric whose mean, so weighted, is the metric.
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from penchant.data.store import write_text
 from penchant.errors import RunError
-from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_rows
+from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_reliability, draw_rows
 from penchant.evaluation.results import Result, find_results, read_per_user
 from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference, paired_bootstrap
 
@@ -213,6 +213,10 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
             text, figure = write(info, rows, f"{FIGURES}/{name}", draw)
             figures[name] = figure
             lines += text
+            if bins := {} if info.curve else _reliability(rows):
+                name = f"{name.removesuffix('.svg')}.reliability.svg"
+                figures[name] = draw_reliability(f"{info.title}: reliability", bins) if draw else b""
+                lines += [f"![Reliability of each row]({FIGURES}/{name})", ""]
     return "\n".join(lines).rstrip("\n") + "\n", figures
 
 
@@ -294,6 +298,14 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
         }
         return lines, draw_against(title, info.against, columns[0], points)
     return lines, draw_rows(title, columns[0] if columns else "", bars, control.name if control else None)
+
+
+def _reliability(rows: list[_Row]) -> dict[str, list[tuple[float, float]]]:
+    """What rankers told and what happened, bin by bin, of each row's first seed."""
+    told = {row.name: row.seeds[0].slices.get("reliability", {}) for row in rows}
+    return {
+        name: [(bin_["predicted"], bin_["observed"]) for bin_ in bins.values()] for name, bins in told.items() if bins
+    }
 
 
 def _notes(rows: list[_Row]) -> list[str]:

@@ -56,8 +56,11 @@ class Verdict:
         return self.result.metrics() | beside | ({} if self.shown is None else {GAUC: self.shown[0].value})
 
     def slices(self) -> dict[str, Any]:
-        """Means by popularity of the item, by history length, by query; of rankers AUC by popularity of the item."""
-        return self.result.slices() if isinstance(self.result, RetrievalResult) else {"item": self.by_item}
+        """Means by popularity of the item, by history length, by query; of rankers AUC by popularity of the item, and
+        how reliable their probabilities are."""
+        if isinstance(self.result, RetrievalResult):
+            return self.result.slices()
+        return {"item": self.by_item, "reliability": self.result.reliability()}
 
     def per_user(self) -> pa.Table:
         """Per-user values, the most important metrics first."""

@@ -3,6 +3,7 @@
 bundle/
   manifest.json             format, sha256 and size of every file, what it was made from, versions, synthetic or not
   funnel.json  channels/<name>/  prerank/  rank/      the funnel (funnel/pipeline.py)
+  calibration.json          how a score becomes a chance; absent unless asked for
   items.parquet             item_id, title, text, category_path of items 1..num_items, in order
   users.parquet             user_id of users 1..num_users, in order
   history_indptr.npy        int64 [U+2]  user u's actions are rows history_indptr[u]:history_indptr[u+1]
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 
 from penchant.data.store import fingerprint, sha256
 from penchant.errors import BundleError, RunError
+from penchant.funnel.calibration import ScoreCalibration
 from penchant.funnel.pipeline import Funnel, load_funnel
 from penchant.index.lexical import LexicalIndex
 
@@ -33,6 +35,7 @@ FORMAT = 1
 """Version of the layout; a bundle of another version is refused."""
 
 MANIFEST = "manifest.json"
+CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Bundle:
     history_ts_ms: np.ndarray
     thumbnail_indptr: np.ndarray | None
     thumbnails: np.ndarray | None
+    calibration: ScoreCalibration | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -78,7 +82,8 @@ class Bundle:
         has_pictures = "thumbnails.npy" in manifest["files"]
         try:
             funnel = load_funnel(path)
-        except RunError as error:  # whole, yet not to be loaded: written by another version
+            calibration = _calibration(path / CALIBRATION)
+        except (RunError, ValueError, TypeError) as error:  # whole, yet not to be loaded: written by another version
             raise BundleError(str(error), fix="Export the run again with this version.") from error
         return cls(
             path=path,
@@ -94,6 +99,7 @@ class Bundle:
             history_ts_ms=_mapped(path / "history_ts_ms.npy"),
             thumbnail_indptr=_mapped(path / "thumbnail_indptr.npy") if has_pictures else None,
             thumbnails=_mapped(path / "thumbnails.npy") if has_pictures else None,
+            calibration=calibration,
         )
 
     @property
@@ -168,6 +174,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
             fix="Export the run again.",
         )
     return manifest
+
+
+def _calibration(file: Path) -> ScoreCalibration | None:
+    return ScoreCalibration.from_json(json.loads(file.read_text())) if file.is_file() else None
 
 
 def _table(path: Path) -> pa.Table:

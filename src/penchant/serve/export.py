@@ -12,6 +12,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,17 @@ from penchant.data.output import alone, into_place
 from penchant.data.split import load_split
 from penchant.data.store import Store, fingerprint, sha256, write_json
 from penchant.errors import BundleError, RunError
+from penchant.funnel.calibration import ScoreCalibration
 from penchant.funnel.pipeline import SETTINGS, Funnel, load_funnel, load_settings
 from penchant.funnel.rank import ModelScorer
 from penchant.models import save_model
-from penchant.serve.bundle import FORMAT, MANIFEST, Bundle
+from penchant.serve.bundle import CALIBRATION, FORMAT, MANIFEST, Bundle
 
 THUMBNAIL = (96, 144)
 """Largest width and height of a picture in a bundle, in pixels."""
 
 
-def export(run: str | Path, store: Store, out: str | Path) -> Bundle:
+def export(run: str | Path, store: Store, out: str | Path, calibration: ScoreCalibration | None = None) -> Bundle:
     """Write what serving needs of a run to a new folder, complete or not at all, and load it once as a check.
 
     Histories are the last `max_history` actions of each user in the whole Store: all that was known at export.
@@ -42,6 +44,7 @@ def export(run: str | Path, store: Store, out: str | Path) -> Bundle:
     Args:
         run: folder with `funnel.json`, `channels/`, and `prerank/` and `rank/` where the funnel has them.
         store: the Store the run was trained on.
+        calibration: with it, served lists also tell each item's chance.
 
     Raises:
         BundleError: `out` exists, or another process is exporting to it.
@@ -56,16 +59,20 @@ def export(run: str | Path, store: Store, out: str | Path) -> Bundle:
         temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
         try:
             temporary.mkdir()
-            _write(run, store, temporary, trained_on)
+            _write(run, store, temporary, trained_on, calibration)
             into_place(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(out)
 
 
-def _write(run: Path, store: Store, out: Path, trained_on: dict[str, Any] | None) -> None:
+def _write(
+    run: Path, store: Store, out: Path, trained_on: dict[str, Any] | None, calibration: ScoreCalibration | None
+) -> None:
     funnel = load_funnel(run)
     shutil.copy(run / SETTINGS, out / SETTINGS)
+    if calibration is not None:
+        write_json(out / CALIBRATION, asdict(calibration))
     _write_models(funnel, run, out, store)
     _write_histories(store, out, funnel.settings.max_history)
     pq.write_table(store.table("items", ["item_id", "title", "text", "category_path"]), out / "items.parquet")

@@ -95,6 +95,10 @@ class ItemOutput(BaseModel):
     category: str | None
     thumbnail: str | None = Field(description="Path of its picture on this server; null where it has none.")
     score: float
+    chance: float | None = Field(
+        None,
+        description="That this is the user's next click; left out without a calibrated bundle, or without history.",
+    )
     rank: int
     channels: dict[str, int] = Field(description="Channel -> the item's rank in that channel's list.")
     channel_scores: dict[str, float] | None = Field(None, description="With `explain`: raw scores.")

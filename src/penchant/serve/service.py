@@ -75,6 +75,10 @@ class Service:
         trace = funnel.run(requests)
         timing |= {name: round(1000 * s, 3) for name, s in trace.seconds.items()}
         items = self._items(trace.ranked.top(k))
+        if self.bundle.calibration is not None and not bool(trace.without_history[0]):
+            chances = self.bundle.calibration(np.array([item["score"] for item in items], dtype=np.float64))
+            for item, chance in zip(items, chances.tolist(), strict=True):
+                item["chance"] = chance
         if explain:
             self._explain(items, trace)
         timing["total"] = _ms(start)

@@ -21,9 +21,9 @@ class RankerConfig:
     width: int = 32
     """Of an item's own embedding."""
     category_width: int = 8
+    """Of its category's embedding; FRNet's fields are all of `width`."""
     field_width: int = 8
     """Of each further field's embedding (`fields` of a run)."""
-    """Of its category's embedding; FRNet's fields are all of `width`."""
     hidden: int = 200
     """Width of the last network's first inner layer; of FRNet's contextual information extractor."""
     hidden_second: int = 80

@@ -70,6 +70,11 @@ function movement(item, before) {
   return ["", "", ""];
 }
 
+// What a calibrated bundle says of the next click; else the ranker's score, which only orders.
+function scored(item) {
+  return item.chance == null ? item.score.toFixed(3) : `${(100 * item.chance).toFixed(1)} %`;
+}
+
 function row(item, before) {
   const line = make("li");
   line.dataset.id = item.id;
@@ -81,7 +86,7 @@ function row(item, before) {
   body.append(make("span", "name", item.title));
   if (item.category) body.append(make("span", "soft", item.category));
   body.append(chips(item));
-  button.append(make("span", "rank", item.rank), move, picture(item), body, make("span", "score", item.score.toFixed(3)));
+  button.append(make("span", "rank", item.rank), move, picture(item), body, make("span", "score", scored(item)));
   button.setAttribute("aria-label", `${item.rank}. ${item.title}${words && `, ${words}`}. Log a click.`);
   button.addEventListener("click", () => click(item));
   line.append(button);
