@@ -235,6 +235,16 @@ def test_vectors_that_cannot_be_compared_are_refused_by_row_and_change_nothing(v
     assert index.search(torch.ones(1, 2), 3)[0].tolist() == [[1, 2, 0]]
 
 
+def test_products_that_overflow_to_nan_are_refused() -> None:
+    index = CategoryIndex(torch.full((9, 2), 3e38), torch.ones(9, dtype=torch.int64))
+    opposite = torch.tensor([[3e38, -3e38]])
+    for k in (1, 20):
+        with pytest.raises(ValueError, match="a score is NaN"):
+            index.search_within(opposite[None], torch.tensor([[1]]), k)
+        with pytest.raises(ValueError, match="a score is NaN"):
+            index.search(opposite, k)
+
+
 def test_misuse_is_refused() -> None:
     index = CategoryIndex(torch.ones(3, 2), torch.tensor([0, 1, 1]))
     one = torch.ones(1, 2)

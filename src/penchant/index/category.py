@@ -20,7 +20,7 @@ from torch import Tensor
 
 from penchant.index.base import Index, check_filters, check_query, check_vectors
 from penchant.index.exact import BLOCK_SCORES, ExactIndex
-from penchant.index.keys import EMPTY, best_keys, decoded, encoded
+from penchant.index.keys import best_pairs, decoded, encoded, sorted_keys
 
 ADDED_ROWS = 8192
 """Added items beside the blocks. More make adding cheaper, and each search of the whole corpus compare more vectors."""
@@ -35,7 +35,7 @@ class Found:
     Attributes:
         items, scores: of each category asked for.
         filled: how many items those lists have: fewer than K says that the category has no more (or is not known).
-        short_items, short_scores, short_filled: the same of the whole corpus.
+        short_items, short_scores, short_filled: the same of the whole corpus, L = `k_short`.
     """
 
     items: Int[Tensor, "B C K"]
@@ -74,7 +74,7 @@ class _Snapshot:
 
     blocks: _Rows
     row_of: Int[Tensor, " J"]
-    gone: Bool[Tensor, " M"] | None
+    gone: Bool[Tensor, " N"] | None
     whole: Index
     available: Bool[Tensor, " J"] | None
     added: _Rows
@@ -269,7 +269,7 @@ def _whole(
     if not len(added.items):
         return items, scores
     gone = None if available is None else ~available[added.items]
-    keys = torch.cat([encoded(scores, items), _best(added, gone, query, k, exclude)], dim=1)
+    keys = torch.cat([encoded(scores, items), sorted_keys(*_best(added, gone, query, k, exclude))], dim=1)
     return decoded(keys.topk(k, dim=1).values)
 
 
@@ -280,7 +280,8 @@ def _within(
     batch, width = categories.shape
     blocks, added, gone = snapshot.blocks, snapshot.added, snapshot.gone
     queries = query.flatten(0, 1)
-    keys = torch.full((batch * width, k), EMPTY)
+    scores = torch.full((batch * width, k), -torch.inf)
+    items = torch.zeros(batch * width, k, dtype=torch.int64)
     # Requests that ask for the same category are answered by one product.
     wanted, order = categories.flatten().sort()
     names, counts = wanted.unique_consecutive(return_counts=True)
@@ -289,21 +290,21 @@ def _within(
     for category, pairs, start, end in zip(names.tolist(), order.split(counts.tolist()), starts, ends, strict=True):
         if category < 1:
             continue
-        rows = slice(start, end)
-        levels = [(blocks.taken(rows), None if gone is None else gone[rows])]
-        if len(added.items):
-            levels.append((added.taken((added.categories == category).nonzero()[:, 0]), None))
+        block, out = blocks.taken(slice(start, end)), None if gone is None else gone[start:end]
+        new = added.taken((added.categories == category).nonzero()[:, 0]) if len(added.items) else added
         for some in pairs.split(max(1, BLOCK_SCORES // max(end - start, 1))):
             seen = None if exclude is None else exclude[some // width]
-            found = [_best(level, out, queries[some], k, seen) for level, out in levels]
-            best = found[0] if len(found) == 1 else torch.cat(found, dim=1).sort(dim=1, descending=True).values[:, :k]
-            keys[some, : best.shape[1]] = best
-    items, scores = decoded(keys)
+            best, found = _best(block, out, queries[some], k, seen)
+            if len(new.items):
+                both = sorted_keys(best, found), sorted_keys(*_best(new, None, queries[some], k, seen))
+                found, best = decoded(torch.cat(both, dim=1).sort(dim=1, descending=True).values[:, :k])
+            scores[some, : best.shape[1]], items[some, : best.shape[1]] = best, found
+    items, scores = decoded(sorted_keys(scores, items))
     return items.view(batch, width, k), scores.view(batch, width, k)
 
 
-def _best(rows: _Rows, gone: Tensor | None, query: Tensor, k: int, exclude: Tensor | None) -> Tensor:
-    """Keys of the k best rows (of all, where there are fewer), which are sorted by item, for each query."""
+def _best(rows: _Rows, gone: Tensor | None, query: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`best_pairs` of each query among rows that are sorted by item."""
     scores = query @ rows.vectors.T
     if gone is not None:
         scores.masked_fill_(gone, -torch.inf)
@@ -311,7 +312,7 @@ def _best(rows: _Rows, gone: Tensor | None, query: Tensor, k: int, exclude: Tens
         place = torch.searchsorted(rows.items, exclude.contiguous()).clamp_(max=len(rows.items) - 1)
         row, column = (rows.items[place] == exclude).nonzero(as_tuple=True)
         scores[row, place[row, column]] = -torch.inf
-    return best_keys(scores, rows.items, k)
+    return best_pairs(scores, rows.items, k)
 
 
 def _without(now: _Snapshot, items: Tensor) -> _Snapshot:

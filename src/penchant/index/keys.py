@@ -31,6 +31,40 @@ def decoded(keys: Int[Tensor, "*N"]) -> tuple[Int[Tensor, "*N"], Float[Tensor, "
     return torch.where(found, _LOW - (keys & _LOW), 0), torch.where(found, scores, -torch.inf)
 
 
+def best_pairs(
+    scores: Float[Tensor, "B N"], items: Int[Tensor, " N"], k: int
+) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+    """The k best scores of each row (all, where there are fewer) and their items, sorted but for ties.
+
+    Of items that tie for the last place the smaller are taken. A score of NaN comes first, for `sorted_keys` to refuse.
+
+    Args:
+        items: of the columns.
+    """
+    scores, k = scores.float(), min(k, scores.shape[1])
+    values, place = scores.topk(k, dim=1)
+    chosen = items[place]
+    if k < scores.shape[1]:
+        # `topk` takes any of those that tie for the last place: such rows are done again with keys of all items.
+        last = values[:, -1:]
+        tied = (scores >= last).sum(1, keepdim=True) > k
+        if bool(tied.any()):
+            rows = (tied & (last > -torch.inf) & ~values[:, :1].isnan())[:, 0]
+            chosen[rows], values[rows] = decoded(encoded(scores[rows], items).topk(k, dim=1).values)
+    return values, chosen
+
+
+def sorted_keys(scores: Float[Tensor, "B K"], items: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
+    """Their keys, best first; a score of -inf is no find.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    if bool(scores.isnan().any()):
+        raise ValueError("a score is NaN")
+    return encoded(scores, items).sort(dim=1, descending=True).values
+
+
 def best_keys(scores: Float[Tensor, "B N"], items: Int[Tensor, " N"], k: int) -> Int[Tensor, "B K"]:
     """Keys of the k best of each row (of all, where there are fewer), best first; a score of -inf is no find.
 
@@ -39,15 +73,4 @@ def best_keys(scores: Float[Tensor, "B N"], items: Int[Tensor, " N"], k: int) ->
     Raises:
         ValueError: a score is NaN.
     """
-    scores, k = scores.float(), min(k, scores.shape[1])
-    values, place = scores.topk(k, dim=1)
-    keys = encoded(values, items[place])
-    if k:
-        if bool(values[:, 0].isnan().any()):  # `topk` puts NaN first
-            raise ValueError("a score is NaN")
-        # `topk` takes any of the items that tie for the last place: such rows are done again with keys of all items.
-        last = values[:, -1:]
-        tied = ((scores >= last).sum(1) > k) & (last[:, 0] > -torch.inf)
-        if bool(tied.any()):
-            keys[tied] = encoded(scores[tied], items).topk(k, dim=1).values
-    return keys.sort(dim=1, descending=True).values
+    return sorted_keys(*best_pairs(scores, items, k))
