@@ -106,6 +106,8 @@ class CategoryIndex(Index):
     ) -> None:
         if not len(vectors):
             raise ValueError("item vectors need at least row 0 (padding)")
+        if len(categories) != len(vectors):
+            raise ValueError(f"{len(vectors)} rows of vectors need as many categories, got {len(categories)}")
         check_vectors(vectors[1:], "item vectors after row 0:")
         _check_categories(categories[1:])
         self._make_whole, self._added_rows = whole, added_rows
@@ -190,11 +192,13 @@ class CategoryIndex(Index):
             items: each once; new ones are numbered on from `num_items`.
             categories: 0 = none.
         Raises:
-            ValueError: a vector of another width, or with NaN or infinity; a category below 0; an item twice, below 1,
-                or such that a number before it was never given.
+            ValueError: a vector of another width, or with NaN or infinity; not one vector and category an item; a
+                category below 0; an item twice, below 1, or such that a number before it was never given.
         """
         if vectors.shape[1] != self.width:
             raise ValueError(f"vectors of width {vectors.shape[1]}: the index has width {self.width}")
+        if not len(items) == len(vectors) == len(categories):
+            raise ValueError(f"{len(items)} items, {len(vectors)} vectors and {len(categories)} categories")
         check_vectors(vectors, "added vectors:")
         _check_categories(categories)
         with self._writing:
@@ -319,6 +323,8 @@ def _without(now: _Snapshot, items: Tensor) -> _Snapshot:
     """The same, but for these items."""
     added = now.added.taken(~torch.isin(now.added.items, items))
     items = items[items <= now.whole.num_items]
+    if not len(items):
+        return replace(now, added=added)  # masks that leave nothing out would only cost
     gone = torch.zeros(len(now.blocks.items), dtype=torch.bool) if now.gone is None else now.gone.clone()
     available = torch.ones(len(now.row_of), dtype=torch.bool) if now.available is None else now.available.clone()
     gone[now.row_of[items]] = True
