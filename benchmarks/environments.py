@@ -18,6 +18,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     ),
     "implicit": ("implicit==0.7.3", "pyarrow"),
     "fuxictr": ("fuxictr==2.3.10", TORCH, "pyarrow==20.0.0"),
+    "faiss": ("faiss-cpu==1.15.1",),
+    "lancedb": ("lancedb==0.40.0",),
 }
 """What each peer's environment holds. The pins are versions that ran; pyarrow reads and writes what is exchanged: 20 is
 one that runs beside NumPy 1."""
@@ -37,13 +39,16 @@ def python_of(library: str, folder: Path) -> Path:
     return python
 
 
-def run_script(script: str, python: Path, out: Path) -> None:
-    """Run a script of `peers/` on the job in `out`, on one thread.
+def run_script(script: str, python: Path, out: Path, threads: int = 1) -> None:
+    """Run a script of `peers/` on the job in `out`.
+
+    Args:
+        threads: more than one would make CPU seconds depend on how many cores there are.
 
     Raises:
         subprocess.CalledProcessError: it failed; its own message is on the terminal.
     """
-    # More threads than one would make CPU seconds depend on how many cores there are.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(names, str(threads))}
     path = Path(__file__).parent / "peers" / f"{script}.py"
     subprocess.run(["nice", "-n", "10", python, path, out / "job.json"], check=True, env=environment, cwd=out)

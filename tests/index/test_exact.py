@@ -27,21 +27,30 @@ def oracle(scores: np.ndarray, k: int) -> tuple[list[list[int]], list[list[float
 shapes = st.tuples(st.integers(0, 4), st.integers(0, 20), st.integers(1, 3), st.integers(1, 25))
 
 
-@given(shapes, st.integers(0, 2**31), st.sampled_from([1, 7, 2**21]), st.sampled_from([1, 2, 256]))
-@settings(deadline=None, max_examples=80)
-def test_the_index_equals_a_full_sort(
-    shape: tuple[int, int, int, int], seed: int, block_scores: int, block_queries: int
+@given(shapes, st.integers(0, 2**31), st.sampled_from([1, 7, 2**21]), st.sampled_from([1, 2, 256]), st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_the_index_equals_a_full_sort_of_what_the_filters_leave(
+    shape: tuple[int, int, int, int], seed: int, block_scores: int, block_queries: int, filtered: bool
 ) -> None:
     batch, items, width, k = shape
     rng = np.random.default_rng(seed)
     # Few whole numbers: products are exact, and ties (also of 0.0 with -0.0) are the rule.
     vectors = rng.integers(-2, 3, (items + 1, width)).astype(np.float32)
     query = rng.integers(-2, 3, (batch, width)).astype(np.float32)
+    exclude = rng.integers(0, items + 4, (batch, rng.integers(0, 9)))  # some are of no item
+    available = rng.random(items + 1) < 0.6
+    filters = (torch.from_numpy(exclude), torch.from_numpy(available)) if filtered else (None, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "BLOCK_SCORES", block_scores)
         patch.setattr(exact, "BLOCK_QUERIES", block_queries)
-        found, scores = ExactIndex(torch.from_numpy(vectors)).search(torch.from_numpy(query), k)
-    expected = oracle(query @ vectors.T, k)
+        index = ExactIndex(torch.from_numpy(vectors))
+        found, scores = index.search(torch.from_numpy(query), k, exclude=filters[0], available=filters[1])
+    full = query @ vectors.T
+    if filtered:
+        full[:, ~available] = -np.inf
+        for row, seen in zip(full, exclude, strict=True):
+            row[seen[seen <= items]] = -np.inf
+    expected = oracle(full, k)
     assert found.shape == scores.shape == (batch, k)
     assert found.tolist() == expected[0]
     assert scores.tolist() == expected[1]
@@ -113,5 +122,7 @@ def test_misuse_is_refused() -> None:
         index.search(torch.ones(1, 2), 0)
     with pytest.raises(ValueError, match="row 0"):
         ExactIndex(torch.ones(0, 2))
+    with pytest.raises(ValueError, match="available has 2 flags, the index 2 items and row 0"):
+        index.search(torch.ones(1, 2), 1, available=torch.ones(2, dtype=torch.bool))
     with pytest.raises(TypeCheckError):
         index.search(torch.ones(2), 1)

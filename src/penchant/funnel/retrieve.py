@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from penchant.data.history import Requests
 from penchant.funnel.stages import Candidates, CatalogueScorer, Embedder, Retriever
@@ -27,7 +25,7 @@ class EmbeddingRetriever(Retriever):
     Requests are on the model's device, and the model in evaluation mode.
 
     Args:
-        exclude_seen: leave out what is in the request's history; as many more are searched for.
+        exclude_seen: leave out what is in the request's history.
 
     Raises:
         ValueError: the index is of another catalogue than the model.
@@ -45,14 +43,8 @@ class EmbeddingRetriever(Retriever):
 
     def _retrieve(self, requests: Requests, k: int) -> Candidates:
         query = self.model.user_vectors(requests)
-        # A seen item takes one place at most, so that many more are enough.
-        extra = int(requests.lengths.max()) if self.exclude_seen and len(requests) else 0
-        items, scores = self.index.search(query, min(k + extra, max(self.index.num_items, k)))
+        items, scores = self.index.search(query, k, exclude=requests.history if self.exclude_seen else None)
         items = torch.where((query != 0).any(1, keepdim=True), items, 0)
-        if extra:
-            items = torch.where(_contains(requests.history, items), 0, items)
-            order = (items == 0).long().argsort(dim=1, stable=True)[:, :k]
-            items, scores = items.gather(1, order), scores.gather(1, order)
         return Candidates.of_channel(self.name, items, scores)
 
 
@@ -101,13 +93,6 @@ def _parts(requests: Requests, rows: int) -> Iterator[Requests]:
     """The requests, at most `rows` at a time; one empty part where there are none."""
     for start in range(0, max(len(requests), 1), rows):
         yield requests.rows(slice(start, start + rows))
-
-
-def _contains(history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
-    """True where an item is in the same row's history."""
-    ordered = history.sort(dim=1).values
-    place = torch.searchsorted(ordered, items).clamp(max=history.shape[1] - 1)
-    return ordered.gather(1, place) == items
 
 
 def _concatenated(parts: list[Candidates]) -> Candidates:

@@ -4,7 +4,7 @@ Requests of the test window are answered one by one, each by both exports, alter
 the median of the pairs' ratios. Beside it what the two halves of an LLM recommender cost: an item's vector (offline,
 once an item), a whole history's, and one click more with the cached prefix.
 
-    python -m benchmarks.latency --action runs/karma/table1/action... --decoded runs/karma/table1/task-1-2...
+    python -m benchmarks.serving.latency --action runs/karma/table1/action... --decoded runs/karma/table1/task-1-2...
 """
 
 from __future__ import annotations
