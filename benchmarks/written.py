@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.evaluation.results import Result, result_path, versions_here, write_result
+
+MADE_UP = "generated"
+"""The split of what has none."""
 
 
 def is_there(results: Path, table: str, row: str, store: Store, split: str) -> bool:
@@ -54,5 +59,48 @@ def write(
         trials=1,
         metrics=dict(metrics),
         synthetic=bool(store.manifest.get("synthetic", False)),
+    )
+    write_result(results, result)
+
+
+def write_made_up(
+    results: Path,
+    table: str,
+    row: str,
+    data: str,
+    sizes: Mapping[str, Any],
+    metrics: Mapping[str, float | None],
+    config: dict[str, Any],
+    *,
+    wall: float = 0.0,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write a row measured on random vectors or histories: there is no Store.
+
+    Args:
+        data: a name of what was made up.
+        sizes: what it was made from; its fingerprint is theirs.
+    """
+    made = hashlib.sha256(json.dumps(dict(sizes), sort_keys=True).encode()).hexdigest()[:16]
+    result = Result(
+        paper="benchmarks",
+        table=table,
+        row=row,
+        data=data,
+        split=MADE_UP,
+        seed=0,
+        window="test",
+        config=config,
+        data_fingerprint=made,
+        split_fingerprint=MADE_UP,
+        versions=versions_here(),
+        device="cpu",
+        cpu_seconds=0.0,
+        wall_seconds=wall,
+        steps=0,
+        trials=1,
+        metrics=dict(metrics),
+        synthetic=True,
+        notes=tuple(notes),
     )
     write_result(results, result)

@@ -14,7 +14,6 @@ A row that has a result file is not measured again; a library that cannot be ins
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -25,11 +24,11 @@ from typing import Any
 
 import numpy as np
 from benchmarks.environments import REQUIREMENTS, python_of, run_script
+from benchmarks.written import MADE_UP, write_made_up
 
-from penchant.evaluation.results import Result, find_results, result_path, versions_here, write_result
+from penchant.evaluation.results import find_results, result_path
 
 TABLE = "category-index"
-SPLIT = "none"
 SCRIPTS = {"faiss": "with_faiss", "lancedb": "with_lancedb", "penchant": "with_penchant_categories"}
 """The graph comes first: the others' rows tell how many times its throughput they reach."""
 GRAPH = "faiss-hnsw"
@@ -129,7 +128,7 @@ def main() -> None:
         library: {
             name: settings
             for name, settings in of.items()
-            if not result_path(arguments.results, "benchmarks", TABLE, name, data, SPLIT, 0).is_file()
+            if not result_path(arguments.results, "benchmarks", TABLE, name, data, MADE_UP, 0).is_file()
         }
         for library, of in rows.items()
     }
@@ -185,30 +184,18 @@ def _write(results: Path, name: str, data: str, config: dict[str, Any], judge: J
             f"The graph is {graph.row}, whose recall in categories is {graph.metrics['Recall in categories']:.4f}."
         )
     print(f"{name}: " + ", ".join(f"{n} {v:.4g}" for n, v in metrics.items() if v is not None), flush=True)
-    described = json.dumps({n: config[n] for n in ("items", "categories", "width", "requests", "asked")})
     library = next(name for name in SCRIPTS if out.name == name)
-    result = Result(
-        paper="benchmarks",
-        table=TABLE,
-        row=name,
-        data=data,
-        split=SPLIT,
-        seed=0,
-        window="test",
-        config=config | {"requires": list(REQUIREMENTS.get(library, ()))},
-        data_fingerprint=hashlib.sha256(described.encode()).hexdigest()[:16],
-        split_fingerprint=SPLIT,
-        versions=versions_here(),
-        device="cpu",
-        cpu_seconds=0.0,
-        wall_seconds=float(milliseconds.sum()) / 1000,
-        steps=0,
-        trials=1,
-        metrics=metrics,
-        synthetic=True,
-        notes=tuple(notes),
+    write_made_up(
+        results,
+        TABLE,
+        name,
+        data,
+        {n: config[n] for n in ("items", "categories", "width", "requests", "asked")},
+        metrics,
+        config | {"requires": list(REQUIREMENTS.get(library, ()))},
+        wall=float(milliseconds.sum()) / 1000,
+        notes=notes,
     )
-    write_result(results, result)
 
 
 def _rows(library: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ PREPARE = {
     "--ids beauty/datamaps.json --items beauty/categories_by_asin.json --brand-first --category-queries --out {store}",
     "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --posters posters.zip "
     "--abstracts abstracts.json --out {store}, then penchant encode {store}",
+    "bazaar-small-pictures": "penchant prepare bazaar --size small --out {store}, then penchant encode {store}",
     "bazaar-small": "penchant prepare bazaar --size small --no-pictures --out {store}, then penchant encode {store}",
 }
 """How to make the Stores that the tables need. KARMA reads posters and abstracts; no control does."""

@@ -1,19 +1,22 @@
 """What a ranker's answer costs: 500 candidates beside a history of 64, DMAE and DIN in turn on the same requests.
 
 Milliseconds of `model(inputs)` alone (features are the same for both), by percentile; memory of the content by
-precision, with the largest change of a score.
+precision, with the largest change of a score. The weights are fresh: they cost what trained ones do.
 
-    python -m benchmarks.ranking
+    python -m benchmarks.serving.ranking
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.written import write_made_up
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--interest", type=int, default=16)
+    parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -52,11 +56,18 @@ def main() -> None:
     with torch.inference_mode():
         taken, scores = alternating(models, inputs)
     table = Table("model", "p50 ms", "p99 ms", "times DIN", "content MB", "largest change of a score", box=None)
+    told = vars(arguments) | {"results": str(arguments.results)}
+    data = f"made-up-{arguments.candidates}x{arguments.history}"
     for name, model in models.items():
-        ratio = np.median(np.array(taken[name]) / np.array(taken["din"]))
+        ratio = float(np.median(np.array(taken[name]) / np.array(taken["din"])))
         held = sum(b.nbytes for k, b in model.named_buffers() if k.startswith("content.vectors")) / 1e6
-        change = np.abs(scores[name] - scores["dmae-float32"]).max() if isinstance(model, DMAE) else float("nan")
-        p50, p99 = np.percentile(taken[name], [50, 99])
+        change = float(np.abs(scores[name] - scores["dmae-float32"]).max()) if isinstance(model, DMAE) else float("nan")
+        p50, p99 = (float(of) for of in np.percentile(taken[name], [50, 99]))
+        metrics = {"p50 ms": p50, "p99 ms": p99, "Times DIN": ratio, "Content MB": held, "Largest change": change}
+        finite = {metric: value for metric, value in metrics.items() if np.isfinite(value)}
+        load = f"{len(inputs)} requests; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors."
+        sizes = {"items": ITEMS, "features": FEATURES, "widths": list(WIDTHS), "requests": arguments.requests}
+        write_made_up(arguments.results, "ranking-speed", name, data, sizes, finite, told, notes=[load])
         table.add_row(name, f"{p50:.2f}", f"{p99:.2f}", f"{ratio:.2f}", f"{held:.0f}", f"{change:.1e}")
     Console().print(table)
 
