@@ -1,8 +1,8 @@
 """Training batches by category: a target, the user's last actions, and all earlier ones of the target's category.
 
-ULIM's training data (section 2.1.2), drawn from the mapped Store: one sort of all events by (user, category, time), made
-once, turns the earlier actions of one user and category into a slice, so that of a history of thousands only the rows
-of that category are read. Batches depend on the step and the seed alone.
+ULIM's training data (section 2.1.2), drawn from the mapped Store: one sort of all events by (user, category, time),
+made once, turns the earlier actions of one user and category into a slice, so that of a history of thousands only the
+rows of that category are read. Batches depend on the step and the seed alone.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from penchant.recipes import controls
 from penchant.recipes.dmae import tables as dmae
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.ulim import tables as ulim
 
 PREPARE = {
     "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
@@ -13,6 +14,7 @@ PREPARE = {
     "--ids beauty/datamaps.json --items beauty/categories_by_asin.json --brand-first --category-queries --out {store}",
     "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --posters posters.zip "
     "--abstracts abstracts.json --out {store}, then penchant encode {store}",
+    "bazaar-large": "penchant prepare bazaar --size large --no-pictures --out {store}",
     "bazaar-small": "penchant prepare bazaar --size small --no-pictures --out {store}, then penchant encode {store}",
 }
 """How to make the Stores that the tables need. KARMA reads posters and abstracts; no control does."""
@@ -76,4 +78,4 @@ def ranking() -> ResultTable:
 def tables() -> dict[str, ResultTable]:
     """Every table under `<paper>-<table>`."""
     controls = (calibration(), retrieval(), beauty(), ranking())
-    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *dmae.tables())}
+    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *dmae.tables(), *ulim.tables())}

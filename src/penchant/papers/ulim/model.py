@@ -91,8 +91,8 @@ class ULIM(nn.Module):
     subsequence reads as a learned null token and the query itself (U9). Which categories: `pgin`, which is trained
     apart and shares nothing with the rest but its code (U20).
 
-    Deviates: the query also has the activated category's embedding (U4), keys a bucket of the time since (U6), and heads
-    are residual MLPs (U5), as the paper leaves them open; scores are cosines with learned temperatures.
+    Deviates: the query also has the activated category's embedding (U4), keys a bucket of the time since (U6), and
+    heads are residual MLPs (U5), as the paper leaves them open; scores are cosines with learned temperatures.
     """
 
     kind: ClassVar[str] = "ulim"
@@ -223,9 +223,9 @@ class ULIM(nn.Module):
 
     # What they find.
 
-    def lists(self, interests: Interests, depth: int = DEPTH) -> InterestLists:
-        """Exact search: the best `depth` of the catalogue, and of each category's items."""
-        return self._searched(interests, self.item_vectors(), depth)[0]
+    def lists_of(self, interests: Interests, vectors: Float[Tensor, "I D"], depth: int = DEPTH) -> InterestLists:
+        """Exact search among the items' vectors: the best `depth` of the catalogue, and of each category."""
+        return self._searched(interests, vectors, depth)[0]
 
     def score_items(self, requests: Requests) -> Float[Tensor, "B I"]:
         """Scores in the order in which serving would merge the K+1 lists, whatever length is asked for.
@@ -235,7 +235,7 @@ class ULIM(nn.Module):
         """
         interests = self.interests(requests, 0 if self.config.channels == "short" else self.config.num_searched)
         lists, short = self._searched(interests, self.item_vectors(), DEPTH)
-        merged = merge_interests(lists, DEPTH, self.config.merge, self._short_share)
+        merged = merge_interests(lists, DEPTH, self.config.merge, self.short_share)
         if self.config.channels == "long":
             scores = torch.full_like(short, -torch.inf)
         else:  # from 0 downwards, below the first places, which count down to 1
@@ -246,7 +246,8 @@ class ULIM(nn.Module):
         return scores
 
     @property
-    def _short_share(self) -> float:
+    def short_share(self) -> float:
+        """The short-term vector's share of a merged list."""
         return 0.0 if self.config.channels == "long" else self.config.short_share
 
     def _searched(

@@ -59,8 +59,8 @@ class ULIMObjective:
     L_s = the same of v^(s), j also in the whole catalogue (Eq. 3)
 
     Deviates: the sums hold the positive, without which they have no lower bound (U1); means instead of sums; logits of
-    negatives corrected by how likely they are to be there (`log_q`); L_s over more than the category (U2), as its vector
-    is served over more. Equal items are one candidate, so that no target is its own negative.
+    negatives corrected by how likely they are to be there (`log_q`); L_s over more than the category (U2), as its
+    vector is served over more. Equal items are one candidate, so that no target is its own negative.
 
     Args:
         counts: [I] how often each item occurs in the train window.

@@ -121,9 +121,10 @@ def segments_of(
     longest: int,
     num_categories: int,
 ) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]]:
-    """The subsequences of the categories asked for, each action in at most one: flat places b S + s and segments b K + k.
+    """The subsequences of the categories asked for: flat places b S + s, and the segment b K + k that each belongs to.
 
-    Nothing is padded: P is the number of actions found. They are sorted by segment, and by time within it.
+    An action is in one at most, and nothing is padded: P is the number of actions found. They are sorted by segment,
+    and by time within it.
 
     Args:
         inside: actions that may be in a subsequence.
