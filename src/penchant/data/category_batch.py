@@ -173,7 +173,7 @@ class CategoryBatches:
         catalogue = np.arange(1, self.store.num_items + 1)
         if self.config.grouping == "category":
             category = int(np.searchsorted(self._chance, rng.random() * self._chance[-1], side="right"))
-            low, high = self.indptr[category : category + 2]
+            low, high = self.indptr[category : category + 2].tolist()
             catalogue = self._items[self._items_of[category] : self._items_of[category + 1]]
         events = self.targets[low + _some(rng, high - low, self.config.batch)].astype(np.int64)
         negatives = catalogue[_some(rng, len(catalogue), self.config.negatives)]

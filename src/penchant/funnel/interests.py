@@ -9,7 +9,7 @@ number was asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -68,10 +68,10 @@ def interest_keys(
     leaves its places to the others, by their shares.
 
     Raises:
-        ValueError: an unknown way, or a share outside 0 to 1.
+        ValueError: a share outside 0 to 1.
     """
-    if how not in get_args(Merge) or not 0 <= short_share <= 1:
-        raise ValueError(f"merge {how!r} is none of {get_args(Merge)}, or short_share {short_share} not 0 to 1")
+    if not 0 <= short_share <= 1:
+        raise ValueError(f"short_share is {short_share}, a share is 0 to 1")
     found, short_found = lists.items > 0, lists.short_items > 0
     short_place = torch.arange(lists.short_items.shape[1], device=found.device).double().expand(lists.short_items.shape)
     if how == "raw":
