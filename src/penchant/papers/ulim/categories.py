@@ -213,8 +213,9 @@ class PGIN(nn.Module):
     def _features(self, requests: Requests, seen: Visited, inside: Bool[Tensor, "B S"]) -> Float[Tensor, "B F"]:
         """The user: actions, distinct categories, share of the most frequent one, time since the last action."""
         length = inside.sum(1)
-        newest = requests.history_times_ms.amax(1) if inside.shape[1] else requests.times_ms
-        most = seen.counts.amax(1) if seen.counts.shape[1] else length
+        newest = F.pad(requests.history_times_ms, (1, 0)).amax(1)
+        newest = torch.where(requests.lengths > 0, newest, requests.times_ms)
+        most = F.pad(seen.counts, (1, 0)).amax(1)
         columns = (
             torch.log1p(length.float()) / 8,
             torch.log1p((seen.counts > 0).sum(1).float()) / 4,
