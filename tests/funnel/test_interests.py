@@ -30,8 +30,9 @@ def some_lists(seed: int, items: int, categories: int, searched: int, depth: int
             mass[k] = np.log(np.exp(long[own]).sum())
         own = own[np.argsort(-long[own])][:depth]
         found[k, : len(own)], scores[k, : len(own)] = own + 1, long[own]
-    as_tensor = (torch.from_numpy(np.asarray(x))[None] for x in (short_items + 1, short[short_items], found, scores))
-    return InterestLists(*as_tensor, torch.from_numpy(mass)[None], torch.from_numpy(weights)[None]), of
+    parts = (short_items + 1, short[short_items], found, scores, mass, weights)
+    a, b, c, d, e, f = (torch.from_numpy(np.asarray(part))[None] for part in parts)
+    return InterestLists(a, b, c, d, e, f), of
 
 
 def by_loop(lists: InterestLists, size: int, how: str, share: float) -> list[int]:
@@ -119,7 +120,9 @@ def test_every_list_has_its_share_of_the_first_places(seed: int) -> None:
 
 def test_rows_do_not_depend_on_each_other() -> None:
     one, two = (some_lists(seed, 20, 4, 3, 20)[0] for seed in (1, 2))
-    both = InterestLists(*(torch.cat([getattr(x, f) for x in (one, two)]) for f in InterestLists.__dataclass_fields__))
+    names = ("short_items", "short_scores", "items", "scores", "log_mass", "weights")
+    a, b, c, d, e, f = (torch.cat([getattr(x, name) for x in (one, two)]) for name in names)
+    both = InterestLists(a, b, c, d, e, f)
     for how in ("quota", "factorised", "raw"):
         merged = merge_interests(both, 15, how)
         for row, alone in enumerate((one, two)):

@@ -86,7 +86,7 @@ def _rank_of_column(name: str) -> int:
     """The most important columns first, as the last may have to go."""
     if name.endswith(("user", "weight", GAUC, "@10", "@20")):
         return 0
-    return 1 if name.startswith("HR") and int(name.partition("@")[2].split()[0]) > max(KS) else 2
+    return 1 if name.startswith("HR") and int(name.partition("@")[2].split()[0]) not in KS else 2
 
 
 def auc_by_item(shown: ImpressionScores, counts: np.ndarray) -> dict[str, dict[str, float]]:

@@ -172,7 +172,8 @@ def test_half_a_history_is_read_as_if_the_other_half_were_not_there(half: Any) -
 
 
 def test_every_parameter_learns_from_the_mixture() -> None:
-    for changes in ({}, {"pointer": "linear"}, {"raw_up_to": 4}):
+    ways: list[dict[str, Any]] = [{}, {"pointer": "linear"}, {"raw_up_to": 4}]
+    for changes in ways:
         model = pgin(**changes)
         told = model(histories([9, 15, 12, 3]))
         told.probs.clamp(min=1e-9).log()[:, 1:].sum().backward()
@@ -198,6 +199,6 @@ def test_frequency_and_last_say_what_needs_no_learning() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("width", 0), ("heads", 3), ("dropout", 1.0), ("raw_up_to", -1), ("inner", 0)]
 )
-def test_impossible_sizes_are_refused(field: str, value: float) -> None:
+def test_impossible_sizes_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):
         PGINConfig(**{field: value})

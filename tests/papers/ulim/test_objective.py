@@ -150,7 +150,8 @@ def test_a_weight_of_zero_leaves_its_loss_out() -> None:
     model, batch = made(), batch_of(2)
     assert set(objective(alpha=0.0)(model, batch)) == {"short"}
     assert set(objective(beta=0.0)(model, batch)) == {"long"}
-    for impossible in ({"alpha": 0.0, "beta": 0.0}, {"alpha": -1.0}, {"corpus_negatives": 0}):
+    refused: list[dict[str, Any]] = [{"alpha": 0.0, "beta": 0.0}, {"alpha": -1.0}, {"corpus_negatives": 0}]
+    for impossible in refused:
         with pytest.raises(ConfigError):
             ULIMObjectiveConfig(**impossible)
 

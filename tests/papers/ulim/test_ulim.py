@@ -241,7 +241,8 @@ def test_items_have_length_one_and_padding_none() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    for field, value in (("num_searched", 0), ("short_share", 1.5), ("temperature", 0.0), ("short_len", 0)):
+    impossible: dict[str, Any] = {"num_searched": 0, "short_share": 1.5, "temperature": 0.0, "short_len": 0}
+    for field, value in impossible.items():
         with pytest.raises(ConfigError, match=f"{field} is"):
             ULIMConfig(**{field: value})
     with pytest.raises(ConfigError, match="no item has a category"):

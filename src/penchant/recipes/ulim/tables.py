@@ -66,17 +66,18 @@ def table2(data: str) -> ResultTable:
     With the right category known (the ceiling) is a column of every row.
     """
     run = paper_run(data)
+    model, told = run.model, run.objective
     runs = {
         "ulim": run,
-        "half-newest": _model(run, half="newest"),
-        "half-oldest": _model(run, half="oldest"),
-        "self-attention": _model(run, attention="self"),
-        "categories-frequency": _model(run, categories="frequency"),
-        "categories-last": _model(run, categories="last"),
+        "half-newest": replace(run, model=replace(model, half="newest")),
+        "half-oldest": replace(run, model=replace(model, half="oldest")),
+        "self-attention": replace(run, model=replace(model, attention="self")),
+        "categories-frequency": replace(run, model=replace(model, categories="frequency")),
+        "categories-last": replace(run, model=replace(model, categories="last")),
         "no-grouping": replace(run, data=replace(run.data, grouping="random")),
-        "no-long": replace(_model(run, channels="short"), objective=replace(run.objective, alpha=0.0)),
-        "no-short": replace(_model(run, channels="long"), objective=replace(run.objective, beta=0.0)),
-        "short-negatives-category": replace(run, objective=replace(run.objective, short_negatives="category")),
+        "no-long": replace(run, model=replace(model, channels="short"), objective=replace(told, alpha=0.0)),
+        "no-short": replace(run, model=replace(model, channels="long"), objective=replace(told, beta=0.0)),
+        "short-negatives-category": replace(run, objective=replace(told, short_negatives="category")),
     }
     return _table("table2", data, runs)
 
@@ -84,32 +85,30 @@ def table2(data: str) -> ResultTable:
 def figure3(data: str) -> ResultTable:
     """How many categories are searched. Trained once: K is a setting of serving. One seed."""
     run = paper_run(data)
-    return _table("figure3", data, {f"k-{k:02}": _model(run, num_searched=k) for k in (1, 2, 5, 10, 20)})
+    runs = {f"k-{k:02}": replace(run, model=replace(run.model, num_searched=k)) for k in (1, 2, 5, 10, 20)}
+    return _table("figure3", data, runs)
 
 
 def forms(data: str) -> ResultTable:
     """As printed beside our defaults, and other ways to merge. One seed."""
     run = paper_run(data)
+    model, told = run.model, run.objective
     runs = {
         "ulim": run,
-        "merge-factorised": _model(run, merge="factorised"),
-        "merge-raw": _model(run, merge="raw"),
-        "share-25": _model(run, short_share=0.25),
-        "share-75": _model(run, short_share=0.75),
-        "query-short": _model(run, query="short"),
-        "query-stopped": _model(run, stop_query=True),
-        "overlap": _model(run, overlap=True),
-        "pointer-linear": _model(run, pointer="linear"),
-        "pointer-query-features": _model(run, pointer_query="features"),
-        "pointer-query-last": _model(run, pointer_query="last"),
-        "no-log-q": replace(run, objective=replace(run.objective, log_q=False)),
-        "null-learned": replace(run, objective=replace(run.objective, empty="learned")),
+        "merge-factorised": replace(run, model=replace(model, merge="factorised")),
+        "merge-raw": replace(run, model=replace(model, merge="raw")),
+        "share-25": replace(run, model=replace(model, short_share=0.25)),
+        "share-75": replace(run, model=replace(model, short_share=0.75)),
+        "query-short": replace(run, model=replace(model, query="short")),
+        "query-stopped": replace(run, model=replace(model, stop_query=True)),
+        "overlap": replace(run, model=replace(model, overlap=True)),
+        "pointer-linear": replace(run, model=replace(model, pointer="linear")),
+        "pointer-query-features": replace(run, model=replace(model, pointer_query="features")),
+        "pointer-query-last": replace(run, model=replace(model, pointer_query="last")),
+        "no-log-q": replace(run, objective=replace(told, log_q=False)),
+        "null-learned": replace(run, objective=replace(told, empty="learned")),
     }
     return _table("forms", data, runs)
-
-
-def _model(run: UlimRun, **changes: object) -> UlimRun:
-    return replace(run, model=replace(run.model, **changes))
 
 
 def _table(name: str, data: str, runs: Mapping[str, Run], seeds: int = 1) -> ResultTable:
