@@ -90,6 +90,7 @@ def test_category_hits_grow_with_k_and_history_is_counted(store: Store) -> None:
         assert parts.lengths[at] == min(earlier, model.config.max_subsequence)
         assert parts.values["empty"][at] == (earlier == 0)
         assert parts.values["unvisited"][at] == (not same.any())
+        assert parts.values["repeated"][at] == (store.event_item[events[at]] in store.event_item[rows])
 
 
 def test_lengths_beyond_the_ordered_places_are_refused(store: Store) -> None:

@@ -36,7 +36,7 @@ class Decomposition:
             needs no learning; "category" = among the K that are searched; "HR@N long" = found by its category's list
             within the first N; "HR@N short alone" = by the short one only, so that HR@N is the sum of the two; "HR@N
             oracle" = found if its category were the only one searched; "empty" = no earlier action in its category;
-            "unvisited" = no action in it at all.
+            "unvisited" = no action in it at all; "repeated" = the item itself is in what is read (U8).
         lengths: actions of its category in the earlier part of its history, at most `max_subsequence`.
     """
 
@@ -58,7 +58,8 @@ class Decomposition:
         middle, most = np.percentile(self.lengths, (50, 95))
         said.append(
             f"Earlier actions in the target's category: median {middle:.0f}, 95th percentile {most:.0f}; none for "
-            f"{mean['empty']:.1%} of the targets, and in {mean['unvisited']:.1%} not among the recent ones either."
+            f"{mean['empty']:.1%} of the targets, and for {mean['unvisited']:.1%} not among the recent ones either. "
+            f"{mean['repeated']:.1%} of the targets are items that the history has."
         )
         return tuple(said)
 
@@ -117,6 +118,7 @@ def _judged(
     recent, earlier = config.places(requests.lengths, requests.history.shape[1])
     of = model.item_category[requests.history] == categories[:, None]
     length = (of & earlier).sum(1).clamp(max=config.max_subsequence)
+    out["repeated"] = ((requests.history == items[:, None]) & (recent | earlier)).any(1)
     return {**out, "empty": length == 0, "unvisited": ~(of & (recent | earlier)).any(1), "length": length}
 
 
