@@ -13,15 +13,21 @@ import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 
 from penchant.baselines.counted.markov import MarkovConfig
+from penchant.data.category_batch import CategoryBatches, CategoryDataConfig, TargetBatches, TargetDataConfig
 from penchant.data.history import Requests
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.funnel.retrieve import retriever
 from penchant.models import KINDS, Sizes, build_model, load_model, save_model
+from penchant.papers.ulim.model import ULIM
+from penchant.papers.ulim.objective import PGINObjective, ULIMObjective, ULIMObjectiveConfig
 from tests.checkerboard import NUM_ITEMS, make_checkerboard, requests_of, same_colour
 
 # A weight of popularity that lets no item of the other colour pass the transitions seen.
-CONFIGS: dict[str, dict[str, Any]] = {"markov": {"neighbours": MarkovConfig().neighbours, "smoothing": 1.0}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "markov": {"neighbours": MarkovConfig().neighbours, "smoothing": 1.0},
+    "ulim": {"short_len": 2},  # so short that something is earlier
+}
 IMPERSONAL = {"popularity"}
 
 
@@ -35,7 +41,8 @@ def _exists(kind: str) -> bool:
         return False
 
 
-RETRIEVAL = [kind for kind in KINDS if ".baselines.retrieval." in KINDS[kind] and _exists(kind)]
+ROOMS = (".baselines.retrieval.", ".baselines.counted.", ".papers.ulim.")
+RETRIEVAL = [kind for kind in KINDS if any(room in KINDS[kind] for room in ROOMS) and _exists(kind)]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,8 @@ def _trained(kind: str, board: Store) -> Any:
         return model.eval()
     if hasattr(model, "set_categories"):
         model.set_categories(torch.tensor(board.item_category))
+    if kind == "ulim":
+        return _trained_by_category(model, board).eval()
     rows = torch.from_numpy(split.events("train")).view(-1)
     walks = torch.from_numpy(board.event_item[rows].astype("int64"))[: 40 * 3].view(40, 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -71,6 +80,28 @@ def _trained(kind: str, board: Store) -> Any:
         loss.backward()
         optimizer.step()
     return model.eval()
+
+
+def _trained_by_category(model: ULIM, board: Store) -> ULIM:
+    """ULIM has no state after each action: its targets come one by one, and the category's prediction apart."""
+    split = load_split(board, "loo")
+    counts, category = torch.from_numpy(split.item_counts(board)), torch.tensor(board.item_category)
+    config = ULIMObjectiveConfig(empty="learned")
+    pairs: list[tuple[Any, Any, Any]] = [
+        (
+            model,
+            ULIMObjective(config, counts, category),
+            CategoryBatches(board, split, CategoryDataConfig(), model.config, 0),
+        ),
+        (model.pgin, PGINObjective(), TargetBatches(board, split, TargetDataConfig(), 50, 0)),
+    ]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(120):
+        optimizer.zero_grad()
+        for part, objective, batches in pairs:
+            torch.stack(list(objective(part, batches.batch(step)).values())).sum().backward()
+        optimizer.step()
+    return model
 
 
 @torch.no_grad()
@@ -85,7 +116,7 @@ HISTORIES = ([1, 3], [2], [4, 8, 6], [9, 5, 1, 7])
 
 
 def test_every_retrieval_kind_is_here() -> None:
-    assert {"popularity", "markov", "item_knn", "two_tower"} <= set(RETRIEVAL)
+    assert {"popularity", "markov", "item_knn", "two_tower", "ulim"} <= set(RETRIEVAL)
 
 
 def test_the_answer_known_by_hand_is_found(model: Any) -> None:
@@ -173,7 +204,7 @@ def test_an_empty_history_gets_the_stated_answer(model: Any, padding: int) -> No
         assert found.items.tolist() == [[10, 9, 1, 2]] * 2
     else:
         assert not found.mask.any()
-    if model.kind == "item_knn":
+    if model.kind in ("item_knn", "ulim"):
         assert torch.isneginf(all_scores(model, anonymous)).all()
     if hasattr(model, "user_vectors"):
         assert not model.user_vectors(anonymous).any()
@@ -183,7 +214,9 @@ def test_scores_are_finite_or_minus_infinity(model: Any) -> None:
     scores = all_scores(model, requests_of(*HISTORIES, []))
     assert scores.shape == (len(HISTORIES) + 1, NUM_ITEMS)
     assert (torch.isfinite(scores) | torch.isneginf(scores)).all()
-    if model.kind != "item_knn":
+    if model.kind == "ulim":
+        assert torch.isfinite(scores[:-1]).all(), "only without a history it says nothing"
+    elif model.kind != "item_knn":
         assert torch.isfinite(scores).all()
 
 

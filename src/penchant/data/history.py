@@ -6,6 +6,7 @@ Histories are oldest first and right-padded with 0, so a causal model needs no p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from penchant.data.store import Store
+from penchant.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,40 @@ class Requests:
             history_times_ms=self.history_times_ms.to(device),
             history_queries=None if self.history_queries is None else self.history_queries.to(device),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryParts:
+    """Where a history's recent part ends and its earlier part begins, for models that read thousands of actions.
+
+    The recent part is the last `short_len` actions; the earlier one all before, as far back as `max_len`.
+    """
+
+    max_len: int = 2000
+    """Actions read, the latest ones."""
+    short_len: int = 100
+    """Actions of the recent part."""
+    overlap: bool = False
+    """Whether the earlier part goes on through the recent one."""
+    half: Literal["none", "newest", "oldest"] = "none"
+    """Which half of the earlier part alone is kept: an ablation of ULIM's."""
+    max_subsequence: int = 256
+    """Actions of one category read of the earlier part, the latest ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_len", "short_len", "max_subsequence"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+
+    def earlier(self, lengths: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+        """Places start:stop of the earlier part in histories of so many actions, 0 = the oldest action there is."""
+        start = (lengths - self.max_len).clamp(min=0)
+        stop = lengths if self.overlap else torch.maximum(lengths - self.short_len, start)
+        if self.half == "newest":
+            start = start + (stop - start) // 2
+        elif self.half == "oldest":
+            stop = start + (stop - start + 1) // 2
+        return start, stop
 
 
 def gather_ragged(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, max_len: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from penchant.evaluation.metrics import GroupAUC, auc
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval, per_user_table
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking
 from penchant.evaluation.slices import popularity_slices
+from penchant.papers.ulim.decomposition import decompose
 from penchant.recipes.runs import LoadedRun, load_features
 from penchant.training.impressions import ImpressionScores, evaluate_impressions
 
@@ -36,9 +38,10 @@ class Verdict:
     Attributes:
         provenance: data, split, window and settings that the numbers belong to.
         cpu_seconds, wall_seconds: of judging.
-        meaning: of a retrieval result, where asked for: JS@50 with the target and over the others, of each target.
+        beside: of a retrieval result, further values of each target: where asked for JS@50 with the target and over the
+            others; of ULIM, which of its halves found it.
         shown: GAUC by request on what was shown, where asked for and the Store knows it; and each request's user.
-        said: of a ranking result, where its non-clicks come from.
+        said: of a ranking result, where its non-clicks come from; of ULIM, its hit rate in parts.
         by_item: of a ranking result, AUC among the impressions of popular, rare and new items.
     """
 
@@ -46,13 +49,13 @@ class Verdict:
     provenance: dict[str, Any]
     cpu_seconds: float
     wall_seconds: float
-    meaning: dict[str, np.ndarray] = field(default_factory=dict)
+    beside: dict[str, np.ndarray] = field(default_factory=dict)
     shown: tuple[GroupAUC, np.ndarray] | None = None
     said: tuple[str, ...] = ()
     by_item: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        beside = {name: float(values.mean()) for name, values in self.meaning.items()}
+        beside = {name: float(values.mean()) for name, values in self.beside.items()}
         return self.result.metrics() | beside | ({} if self.shown is None else {GAUC: self.shown[0].value})
 
     def slices(self) -> dict[str, Any]:
@@ -65,14 +68,14 @@ class Verdict:
     def per_user(self) -> pa.Table:
         """Per-user values, the most important metrics first."""
         table = self.result.per_user()
-        if self.meaning and isinstance(self.result, RetrievalResult):
-            overlaps = per_user_table(self.result.users, self.meaning)
-            for name in self.meaning:
+        if self.beside and isinstance(self.result, RetrievalResult):
+            overlaps = per_user_table(self.result.users, self.beside)
+            for name in self.beside:
                 table = table.append_column(name, overlaps[name])
         if self.shown:
             table = with_gauc(table, *self.shown)
         kept = [name for name in table.column_names if not name.startswith("MRR") or name == "MRR@20"]
-        return table.select(sorted(kept, key=lambda name: not name.endswith(("user", "weight", GAUC, "@10", "@20"))))
+        return table.select(sorted(kept, key=_rank_of_column))
 
     def notes(self) -> tuple[str, ...]:
         return (self.result.notes if isinstance(self.result, RetrievalResult) else ()) + self.said
@@ -80,6 +83,13 @@ class Verdict:
     def write(self, path: Path) -> None:
         """Metrics, slices and provenance as JSON."""
         write_json(path, {**self.provenance, "metrics": self.metrics(), "slices": self.slices(), "notes": self.notes()})
+
+
+def _rank_of_column(name: str) -> int:
+    """The most important columns first, as the last may have to go."""
+    if name.endswith(("user", "weight", GAUC, "@10", "@20")):
+        return 0
+    return 1 if name.startswith("HR") and int(name.partition("@")[2].split()[0]) not in KS else 2
 
 
 def auc_by_item(shown: ImpressionScores, counts: np.ndarray) -> dict[str, dict[str, float]]:
@@ -140,15 +150,17 @@ def judge_run(
     filter_seen: bool = False,
     memory_mb: float = 256,
     meaning: bool = False,
+    ks: Sequence[int] = (),
 ) -> Verdict:
     """Judge the run of a folder on a window of its own split.
 
     Args:
         meaning: also say what the lists mean, and how a model of vectors ranks what was shown: KARMA's measures.
+        ks: further lengths of lists, beside the usual ones. ULIM's hit rate is told in parts at these.
     """
     store, split, model = loaded.store, loaded.split, loaded.model
     wall, cpu = time.perf_counter(), time.process_time()
-    overlaps: dict[str, np.ndarray] = {}
+    beside: dict[str, np.ndarray] = {}
     of_shown: tuple[GroupAUC, np.ndarray] | None = None
     said: tuple[str, ...] = ()
     by_item: dict[str, dict[str, float]] = {}
@@ -164,7 +176,7 @@ def judge_run(
             store,
             split,
             window,
-            ks=(*KS, WIDEST) if meaning else KS,
+            ks=sorted({*KS, *ks, *((WIDEST,) if meaning else ())}),
             max_len=max_len,
             targets=targets,
             filter_seen=filter_seen,
@@ -172,11 +184,15 @@ def judge_run(
         )
         if meaning:
             js = js_at(result.lists[:, :50], result.items, item_terms(store))
-            overlaps = dict(zip(("JS@50", "JS@50 others"), js, strict=True))
+            beside |= dict(zip(("JS@50", "JS@50 others"), js, strict=True))
             if hasattr(model, "user_vectors") and split.cuts_ms is not None and len(split.requests(store, window)):
                 found = shown_gauc(model, store, split, window, max_len=max_len, requests=SHOWN)
                 if found.impressions.any():
                     of_shown = found, np.asarray(store.request_user)[found.groups]
+        if loaded.described["run"] == "UlimRun":
+            parts = decompose(model, store, split, window, ks or KS[-1:], targets)
+            beside |= parts.values
+            said = parts.notes()
     provenance = {
         "data": store.name,
         "data_fingerprint": store.fingerprint,
@@ -186,7 +202,7 @@ def judge_run(
         "config": loaded.described["config"],
     }
     seconds = time.process_time() - cpu, time.perf_counter() - wall
-    return Verdict(result, provenance, *seconds, overlaps, of_shown, said, by_item)
+    return Verdict(result, provenance, *seconds, beside, of_shown, said, by_item)
 
 
 def metrics_table(result: RetrievalResult | RankingResult, title: str = "") -> Table:

@@ -123,7 +123,9 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
         trained = train_run(run, store, split, out)
         loaded = load_run(out, path)
         filter_seen = not table.name.startswith("ranking")
-        verdict = judge_run(loaded, out, filter_seen=filter_seen, targets=table.targets, meaning=table.meaning)
+        verdict = judge_run(
+            loaded, out, filter_seen=filter_seen, targets=table.targets, meaning=table.meaning, ks=table.ks
+        )
         result = Result(
             paper=table.paper,
             table=table.name,
@@ -153,7 +155,9 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
 def _elsewhere(item: Missing, run: Run, store: Store, split: Split, results: Path) -> Result | None:
     """The same run, judged the same way, in another table of the paper: it is not run twice."""
     mine = item.table
-    alike = {t.name for t in choose(mine.paper) if (t.targets, t.meaning) == (mine.targets, mine.meaning)}
+    alike = {
+        t.name for t in choose(mine.paper) if (t.targets, t.meaning, t.ks) == (mine.targets, mine.meaning, mine.ks)
+    }
     config = json.loads(json.dumps(asdict(run)))
     prints = (store.fingerprint, split.fingerprint, item.seed)
     for result in find_results(results, mine.paper):

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.runs import RankingRun, Run, SequenceRun
+from penchant.recipes.ulim.run import UlimRun
 
-Trained = TypeVar("Trained", SequenceRun, RankingRun, KarmaRun)
+Trained = TypeVar("Trained", SequenceRun, RankingRun, KarmaRun, UlimRun)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class ResultTable:
     """Targets judged, drawn at random; all if None."""
     meaning: bool = False
     """Judged by KARMA's measures too: what lists mean, and how what was shown is ranked."""
+    ks: tuple[int, ...] = ()
+    """Further lengths of lists to be judged, the table's own."""
 
 
 def at_rates(run: Trained, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0)) -> tuple[Trained, ...]:

@@ -6,6 +6,7 @@ from penchant.recipes import controls
 from penchant.recipes.dmae import tables as dmae
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.ulim import tables as ulim
 
 PREPARE = {
     "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
@@ -14,6 +15,7 @@ PREPARE = {
     "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --posters posters.zip "
     "--abstracts abstracts.json --out {store}, then penchant encode {store}",
     "bazaar-small-pictures": "penchant prepare bazaar --size small --out {store}, then penchant encode {store}",
+    "bazaar-large": "penchant prepare bazaar --size large --no-pictures --out {store}",
     "bazaar-small": "penchant prepare bazaar --size small --no-pictures --out {store}, then penchant encode {store}",
 }
 """How to make the Stores that the tables need. KARMA reads posters and abstracts; no control does."""
@@ -77,4 +79,4 @@ def ranking() -> ResultTable:
 def tables() -> dict[str, ResultTable]:
     """Every table under `<paper>-<table>`."""
     controls = (calibration(), retrieval(), beauty(), ranking())
-    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *dmae.tables())}
+    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *dmae.tables(), *ulim.tables())}

@@ -1,0 +1,1 @@
+"""ULIM: User Long-Term Multi-Interest Retrieval Model for Recommendation."""

@@ -1,0 +1,1 @@
+"""Recipes of ULIM and the tables of results."""

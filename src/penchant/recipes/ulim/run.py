@@ -1,0 +1,181 @@
+"""ULIM's run: PGIN on whole histories, then the two encoders on batches of one category; and its recipes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tyro.conf import Fixed
+
+from penchant.data.category_batch import (
+    CategoryBatches,
+    CategoryDataConfig,
+    TargetBatches,
+    TargetDataConfig,
+    targets_of_events,
+)
+from penchant.data.output import alone
+from penchant.data.split import Split
+from penchant.data.store import Store, cache_root, fingerprint
+from penchant.errors import RunError
+from penchant.evaluation.protocol import evaluate_retrieval, subsample
+from penchant.models import Sizes, save_model
+from penchant.papers.ulim.categories import PGIN, PGINConfig
+from penchant.papers.ulim.model import ULIM, ULIMConfig
+from penchant.papers.ulim.objective import PGINObjective, ULIMObjective, ULIMObjectiveConfig, pgin_loss
+from penchant.training.loop import FitResult, TrainConfig, fit
+from penchant.training.optim import OptimConfig
+
+VALID_TARGETS = 1000
+"""Validation of the encoders looks at so many targets, drawn once: each is a history of thousands."""
+VALID_CATEGORIES = 4000
+"""And that of PGIN, of which one pass tells all, at so many."""
+SERVING = ("num_searched", "categories", "merge", "short_share")
+"""Settings of the model that change what is found, and nothing that is learned."""
+
+
+def _train(epochs: float, lr: float, metric: str) -> TrainConfig:
+    return TrainConfig(epochs=epochs, metric=metric, evaluate_every=epochs / 4, patience=0, optim=OptimConfig(lr=lr))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UlimRun:
+    """ULIM: what predicts categories and what retrieves within them, trained one after the other."""
+
+    kind: Fixed[str] = "ulim"
+    model: ULIMConfig = field(default_factory=ULIMConfig)
+    data: CategoryDataConfig = field(default_factory=CategoryDataConfig)
+    objective: ULIMObjectiveConfig = field(default_factory=ULIMObjectiveConfig)
+    train: TrainConfig = field(default_factory=lambda: _train(4.0, 4e-3, "HR@100"))
+    category_data: TargetDataConfig = field(default_factory=TargetDataConfig)
+    """Of PGIN."""
+    category_train: TrainConfig = field(default_factory=lambda: _train(1.0, 2e-3, "category HR@10"))
+    """Of PGIN; its seed is that of `train`."""
+
+
+def ulim() -> UlimRun:
+    """ULIM on histories of up to 2,000 actions: K categories predicted, each searched by a vector. Minutes."""
+    return UlimRun()
+
+
+def train_ulim(run: UlimRun, store: Store, split: Split, out: Path, sizes: Sizes) -> FitResult:
+    """Carry out the run. Each half is made once for all runs that train it alike, in the cache: one that only searches
+    more categories, or merges in another way, is trained already.
+
+    `out` gets the whole model, `out/categories` and `out/retrieval` what was logged. PGIN never sees what the encoders
+    are validated by, and is there when they are.
+
+    Raises:
+        ConfigError: no item has a category.
+        StoreError: the train window has nothing to learn from.
+        RunError: another process is training the same half.
+    """
+    pgin_run = replace(run.category_train, seed=run.train.seed)
+    served = {name: getattr(ULIMConfig(), name) for name in SERVING}
+    plain = replace(run.model, **served)
+    pgin_config = PGINConfig(**{f.name: getattr(plain, f.name) for f in fields(PGINConfig)})
+    data = {"store": store.fingerprint, "split": split.fingerprint}
+    item_category = torch.from_numpy(store.item_category.astype(np.int64))
+    can_choose = len(split.targets("valid")) > 0
+
+    def begin() -> ULIM:
+        torch.manual_seed(run.train.seed)
+        model = ULIM(plain, sizes)
+        model.set_categories(item_category)
+        return model
+
+    def categories(folder: Path) -> tuple[nn.Module, FitResult]:
+        torch.manual_seed(run.train.seed)
+        pgin = PGIN(pgin_config, sizes)
+        pgin.set_categories(item_category)
+        batches = TargetBatches(store, split, run.category_data, pgin_config.max_len, pgin_run.seed)
+        validate = _or_none(can_choose, lambda: judge_categories(pgin, store, split, "valid", VALID_CATEGORIES))
+        return pgin, fit(pgin, PGINObjective(), batches, pgin_run, folder, validate, title="ulim, categories")
+
+    needs = {"model": asdict(pgin_config), "data": asdict(run.category_data), "train": asdict(pgin_run), **data}
+    pgin_state, first = _made_once("categories", needs, categories, out)
+
+    def retrieval(folder: Path) -> tuple[nn.Module, FitResult]:
+        model = begin()
+        model.pgin.load_state_dict(pgin_state)
+        objective = ULIMObjective(run.objective, torch.from_numpy(split.item_counts(store)), item_category)
+        batches = CategoryBatches(store, split, run.data, plain, run.train.seed)
+        validate = _or_none(can_choose, lambda: _validated(model, store, split))
+        return model, fit(model, objective, batches, run.train, folder, validate, title="ulim, retrieval")
+
+    needs = {
+        "pgin": fingerprint(needs),
+        "model": asdict(plain),
+        "data": asdict(run.data),
+        "objective": asdict(run.objective),
+        "train": asdict(run.train),
+        **data,
+    }
+    state, second = _made_once("retrieval", needs, retrieval, out)
+    model = ULIM(run.model, sizes)
+    model.load_state_dict(state)
+    save_model(model, out)
+    return replace(
+        second,
+        wall_seconds=first.wall_seconds + second.wall_seconds,
+        cpu_seconds=first.cpu_seconds + second.cpu_seconds,
+    )
+
+
+def judge_categories(model: PGIN, store: Store, split: Split, window: str, targets: int | None) -> dict[str, float]:
+    """What the category prediction is worth on a window's targets that have a category.
+
+    "category HR@k" for k of 1, 5, 10, 20; "cross-entropy" in nats; "P_poi", the gate's mean; "outside", the share of
+    targets whose category the history does not have, which no pointer can name.
+    """
+    events, _ = subsample(split.targets(window), targets, seed=0)
+    events = events[store.item_category[store.event_item[events]] > 0]
+    users = np.searchsorted(store.user_indptr, events, side="right") - 1
+    events = events[np.argsort(events - store.user_indptr[users], kind="stable")]
+    device = model.item_category.device
+    sums: dict[str, float] = {}
+    for start in range(0, len(events), 128):
+        batch = targets_of_events(store, events[start : start + 128], model.config.max_len).to(device)
+        told = model(batch.requests)
+        own = told.probs.gather(1, batch.categories[:, None])
+        place = (told.probs > own).sum(1) + 1
+        history = model.item_category[batch.requests.history]
+        values: dict[str, Any] = {f"category HR@{k}": (place <= k).float() for k in (1, 5, 10, 20)}
+        values["cross-entropy"] = pgin_loss(told, batch.categories).expand(len(place))
+        values["P_poi"] = told.gate
+        values["outside"] = 1 - (history == batch.categories[:, None]).any(1).float()
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + float(value.sum())
+    return {name: value / max(len(events), 1) for name, value in sums.items()}
+
+
+def _validated(model: ULIM, store: Store, split: Split) -> dict[str, float]:
+    """As it serves by the defaults, whatever the run's own number of categories and way of merging."""
+    max_len, ks = model.config.max_len, (10, 100, 500)
+    return evaluate_retrieval(model, store, split, "valid", ks=ks, max_len=max_len, targets=VALID_TARGETS).metrics()
+
+
+def _or_none(can_choose: bool, validate: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]] | None:
+    return validate if can_choose else None
+
+
+def _made_once(
+    stage: str, depends: Any, train: Callable[[Path], tuple[nn.Module, FitResult]], out: Path
+) -> tuple[dict[str, Tensor], FitResult]:
+    """A half's weights and what its training came to; from the cache if it was trained before, or goes on there."""
+    folder = cache_root() / "ulim" / f"{stage}-{fingerprint(depends)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, RunError, inside=True):
+        model, result = train(folder)
+    (out / stage).mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "metrics.jsonl", out / stage / "metrics.jsonl")
+    return {k: v.detach().cpu() for k, v in model.state_dict().items()}, result
+
+
+RETRIEVAL = (ulim,)
