@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from penchant.recipes.karma.run import KarmaRun
-from penchant.recipes.runs import RankingRun, Run, SequenceRun
+from penchant.recipes.runs import PrefixRun, RankingRun, Run, SequenceRun
 
-Trained = TypeVar("Trained", SequenceRun, RankingRun, KarmaRun)
+Trained = TypeVar("Trained", SequenceRun, PrefixRun, RankingRun, KarmaRun)
 
 
 @dataclass(frozen=True, kw_only=True)
