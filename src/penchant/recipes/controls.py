@@ -12,12 +12,15 @@ from penchant.baselines.counted.markov import MarkovConfig
 from penchant.baselines.counted.popularity import PopularityConfig
 from penchant.baselines.ranking.bst import BSTConfig
 from penchant.baselines.ranking.parts import RankerConfig
+from penchant.baselines.retrieval.comirec import ComiRecDRConfig, ComiRecSAConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
-from penchant.baselines.retrieval.objective import SoftmaxConfig
+from penchant.baselines.retrieval.mind import MINDConfig
+from penchant.baselines.retrieval.objective import PrefixSoftmaxConfig, SoftmaxConfig
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTowerConfig
+from penchant.baselines.retrieval.youtube_dnn import YouTubeDNNConfig
 from penchant.data.batch import SequenceDataConfig
-from penchant.recipes.runs import CountRun, RankingRun, SequenceRun
+from penchant.recipes.runs import CountRun, PrefixRun, RankingRun, SequenceRun
 from penchant.training.loop import TrainConfig
 from penchant.training.optim import OptimConfig
 
@@ -96,6 +99,36 @@ def gru4rec_long() -> SequenceRun:
     )
 
 
+def youtube_dnn() -> PrefixRun:
+    """YouTube DNN: the mean of the last 50 actions through a tower. Minutes."""
+    return PrefixRun(kind="youtube_dnn", model=YouTubeDNNConfig(), train=_train(10, 2e-3))
+
+
+def mind() -> PrefixRun:
+    """MIND: up to four interests by routing, histories of 50. Minutes."""
+    return PrefixRun(kind="mind", model=MINDConfig(), objective=PrefixSoftmaxConfig(power=2.0), train=_train(10, 2e-3))
+
+
+def comirec_sa() -> PrefixRun:
+    """ComiRec-SA: four interests by self-attention, histories of 50. Minutes."""
+    return PrefixRun(kind="comirec_sa", model=ComiRecSAConfig(), train=_train(10, 2e-3))
+
+
+def comirec_dr() -> PrefixRun:
+    """ComiRec-DR: four interests by routing, histories of 50. Minutes."""
+    return PrefixRun(kind="comirec_dr", model=ComiRecDRConfig(), train=_train(10, 2e-3))
+
+
+def long(run: PrefixRun, max_len: int = 1000) -> PrefixRun:
+    """The same run on histories of that length: what a model for long histories is to be compared with.
+
+    As many targets a step, in two batches of half the size: what is held of so long histories is large.
+    """
+    data = replace(run.data, max_len=max_len, batch_targets=run.data.batch_targets // 2)
+    train = replace(run.train, accumulate=2 * run.train.accumulate)
+    return replace(run, model=replace(run.model, max_len=max_len), data=data, train=train)
+
+
 def mean_pooling() -> RankingRun:
     """Ranker: the history's mean beside the candidate. Minutes."""
     return RankingRun(kind="mean_pooling", model=RankerConfig(embedding_dropout=0.1))
@@ -138,6 +171,10 @@ RETRIEVAL = (
     two_tower,
     sasrec,
     gru4rec,
+    youtube_dnn,
+    mind,
+    comirec_sa,
+    comirec_dr,
     sasrec_long,
     gru4rec_long,
     sasrec_beauty,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from penchant.recipes.karma.run import KarmaRun
-from penchant.recipes.runs import RankingRun, Run, SequenceRun
+from penchant.recipes.runs import PrefixRun, RankingRun, Run, SequenceRun
 from penchant.recipes.ulim.run import UlimRun
 
-Trained = TypeVar("Trained", SequenceRun, RankingRun, KarmaRun, UlimRun)
+Trained = TypeVar("Trained", SequenceRun, PrefixRun, RankingRun, KarmaRun, UlimRun)
 
 
 @dataclass(frozen=True, kw_only=True)

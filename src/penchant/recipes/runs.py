@@ -24,12 +24,21 @@ from penchant.baselines.counted.markov import MarkovConfig
 from penchant.baselines.counted.popularity import PopularityConfig
 from penchant.baselines.ranking.objective import FurtherLabels, PositionEffect
 from penchant.baselines.ranking.parts import RankerConfig
+from penchant.baselines.retrieval.comirec import ComiRecDRConfig, ComiRecSAConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
-from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
+from penchant.baselines.retrieval.mind import MINDConfig
+from penchant.baselines.retrieval.objective import (
+    PrefixSoftmaxConfig,
+    PrefixSoftmaxObjective,
+    SoftmaxConfig,
+    SoftmaxObjective,
+)
 from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
+from penchant.baselines.retrieval.youtube_dnn import YouTubeDNNConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.output import alone
+from penchant.data.prefix_batch import PrefixBatches, PrefixDataConfig
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
 from penchant.errors import ConfigError, RunError
@@ -78,6 +87,17 @@ class SequenceRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrefixRun:
+    """A retrieval model that reads a history as a whole, trained on one target per history."""
+
+    kind: Fixed[str]
+    model: AvoidSubcommands[YouTubeDNNConfig | MINDConfig | ComiRecSAConfig | ComiRecDRConfig]
+    data: PrefixDataConfig = field(default_factory=PrefixDataConfig)
+    objective: PrefixSoftmaxConfig = field(default_factory=PrefixSoftmaxConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImpressionDataConfig:
     """How impressions become batches."""
 
@@ -123,7 +143,7 @@ class RankingRun:
             raise ConfigError(f"actions_weight is {self.actions_weight}", fix="Set actions_weight to 0 or more.")
 
 
-Run = CountRun | SequenceRun | RankingRun | KarmaRun | UlimRun
+Run = CountRun | SequenceRun | PrefixRun | RankingRun | KarmaRun | UlimRun
 
 
 def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
@@ -142,6 +162,8 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
                 result = _train_counts(run, store, split, out)
             case SequenceRun():
                 result = _train_sequence(run, store, split, out)
+            case PrefixRun():
+                result = _train_prefixes(run, store, split, out)
             case RankingRun():
                 result = _train_ranking(run, store, split, out)
             case KarmaRun():
@@ -196,9 +218,7 @@ def _train_counts(run: CountRun, store: Store, split: Split, out: Path) -> FitRe
 
 
 def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> FitResult:
-    if run.data.max_len != run.model.max_len:
-        what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
-        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
+    _check_lengths(run)
     torch.manual_seed(run.train.seed)
     model = build_model(run.kind, asdict(run.model), sizes_of(store))
     if isinstance(model, TwoTower):
@@ -211,6 +231,23 @@ def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> 
     validate = partial(_validated, model, store, split, run.model.max_len)
     can_choose = len(learned.targets("valid")) > 0
     return fit(model, objective, batches, run.train, out, validate if can_choose else None, title=run.kind)
+
+
+def _train_prefixes(run: PrefixRun, store: Store, split: Split, out: Path) -> FitResult:
+    _check_lengths(run)
+    torch.manual_seed(run.train.seed)
+    model = build_model(run.kind, asdict(run.model), sizes_of(store))
+    objective = PrefixSoftmaxObjective(run.objective, torch.from_numpy(split.item_counts(store)))
+    batches = PrefixBatches(store, split, run.data, run.train.seed)
+    validate = partial(_validated, model, store, split, run.model.max_len)
+    can_choose = len(split.targets("valid")) > 0
+    return fit(model, objective, batches, run.train, out, validate if can_choose else None, title=run.kind)
+
+
+def _check_lengths(run: SequenceRun | PrefixRun) -> None:
+    if run.data.max_len != run.model.max_len:
+        what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
+        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
 
 
 def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str, float]:

@@ -1,0 +1,120 @@
+"""What the models of several vectors a user share: scores, and the routing of actions to interests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from penchant.data.history import Requests
+from penchant.errors import ConfigError
+from penchant.layers import Dropout, item_embedding
+from penchant.models import Sizes
+
+
+def check_sizes(config: object, *names: str) -> None:
+    """Refuse sizes below 1, and a dropout that is no rate.
+
+    Raises:
+        ConfigError: the first of these fields that is out of range.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}", fix=f"Set {name} to 1 or more.")
+    dropout = getattr(config, "dropout")  # noqa: B009
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout is {dropout}", fix="Set dropout to 0 or more, and below 1.")
+
+
+class MultiInterest(nn.Module, ABC):
+    """K vectors a user; an item's score is the largest of its products with them, f(u, i) = max_k v_k . e_i.
+
+    ComiRec's f in its aggregation module (section 3.3); MIND serves the same way (section 3.1).
+    """
+
+    def __init__(self, width: int, max_len: int, dropout: float, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes, self.num_items, self.max_len = sizes, sizes.num_items, max_len
+        self.items = item_embedding(sizes.num_items, width)
+        self.dropout = Dropout(dropout)
+
+    @abstractmethod
+    def interests(self, history: Int[Tensor, "B S"]) -> tuple[Float[Tensor, "B K D"], Bool[Tensor, "B K"]]:
+        """The vectors, and which of them there are: none without any action. S is at most `max_len`."""
+
+    def interest_vectors(self, requests: Requests) -> tuple[Float[Tensor, "B K D"], Bool[Tensor, "B K"]]:
+        """The vectors a server searches with, zero where there is none, and which of them there are."""
+        vectors, real = self.interests(requests.last(self.max_len).history)
+        return vectors * real[..., None], real
+
+    def score_items(self, requests: Requests) -> Float[Tensor, "B I"]:
+        """The best of an item's products with the user's vectors; -inf at padding, and for a user without any."""
+        vectors, real = self.interest_vectors(requests)
+        scores = vectors.new_full((len(vectors), self.num_items + 1), -torch.inf)
+        for k in range(vectors.shape[1]):  # one [B, I] at a time
+            products = vectors[:, k] @ self.items.weight.T
+            scores = torch.where(real[:, k, None], torch.maximum(scores, products), scores)
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def item_vectors(self) -> Float[Tensor, "I D"]:
+        return self.items.weight
+
+    def embed_items(self, items: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+        """Vectors of some items, as the softmax needs them."""
+        return self.items(items)
+
+
+def squash(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """z |z| / (1 + |z|^2): the same direction, a length below 1.
+
+    Sabour et al., "Dynamic routing between capsules", NeurIPS 2017, Eq. 1.
+    """
+    length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    return z * length / (1 + length**2)
+
+
+def routed(
+    x: Float[Tensor, "B S D"],
+    maps: Float[Tensor, "K D D"],
+    logits: Float[Tensor, "#B S K"],
+    real: Bool[Tensor, "B K"],
+    iterations: int,
+) -> Float[Tensor, "B K D"]:
+    """Dynamic routing of actions to interests; each round, with M_k one interest's map of an action's vector,
+
+        w_ik = softmax_k(b_ik);  u_k = squash(sum_i w_ik M_k x_i);  b_ik += u_k . M_k x_i
+
+    The weights of the last round are constants to the gradient, which flows through its sum alone. M_k x_i, the largest
+    tensor of the textbook's way, is never made: a sum of maps is the map of the sum, and u . M x = (M^T u) . x.
+
+    Args:
+        x: zero at padding, which therefore adds nothing.
+        logits: b before the first round.
+        real: interests that take part; at least one a row.
+    """
+    logits = logits.masked_fill(~real[:, None], -torch.inf)
+    with torch.no_grad():
+        for _ in range(iterations - 1):
+            back = torch.einsum("bke,ked->bkd", squash(_mapped(x, maps, logits)), maps)
+            logits = logits + x @ back.transpose(1, 2)
+    return squash(_mapped(x, maps, logits))
+
+
+def _mapped(x: Tensor, maps: Tensor, logits: Tensor) -> Tensor:
+    """sum_i w_ik M_k x_i, [B, K, D]."""
+    return torch.einsum("bkd,ked->bke", logits.softmax(2).transpose(1, 2) @ x, maps)
+
+
+def age_embedding(max_len: int, width: int) -> nn.Embedding:
+    """A vector for each age of an action, of expected length 1 as items are."""
+    table = nn.Embedding(max_len, width)
+    nn.init.normal_(table.weight, std=width**-0.5)
+    return table
+
+
+def ages(real: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """How many actions came after each: 0 at the latest. Whatever at padding."""
+    return (real.sum(1, keepdim=True) - 1 - torch.arange(real.shape[1], device=real.device)).clamp(min=0)
