@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from penchant.baselines.retrieval.comirec import ComiRecDR, ComiRecDRConfig, ComiRecSA, ComiRecSAConfig
-from penchant.baselines.retrieval.interests import ages, routed, squash
+from penchant.baselines.retrieval.comirec import ComiRecDR, ComiRecDRConfig, ComiRecSA, ComiRecSAConfig, ages
+from penchant.baselines.retrieval.interests import routed, squash
 from penchant.baselines.retrieval.mind import MIND, MINDConfig
 from penchant.baselines.retrieval.youtube_dnn import YouTubeDNN, YouTubeDNNConfig
 from penchant.errors import ConfigError

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from penchant.baselines.retrieval.interests import MultiInterest, age_embedding, ages, check_sizes, routed
+from penchant.baselines.retrieval.interests import MultiInterest, check_sizes, routed
 from penchant.models import Sizes
 
 
@@ -50,7 +50,8 @@ class ComiRecSA(MultiInterest):
     def __init__(self, config: ComiRecSAConfig, sizes: Sizes) -> None:
         super().__init__(config.width, config.max_len, config.dropout, sizes)
         self.config = config
-        self.ages = age_embedding(config.max_len, config.width)
+        self.ages = nn.Embedding(config.max_len, config.width)
+        nn.init.normal_(self.ages.weight, std=config.width**-0.5)
         self.attention = nn.Sequential(
             nn.Linear(config.width, config.inner), nn.Tanh(), nn.Linear(config.inner, config.interests)
         )
@@ -64,6 +65,11 @@ class ComiRecSA(MultiInterest):
         weights = logits.masked_fill(~real[..., None], torch.finfo(x.dtype).min).softmax(1)
         vectors = weights.transpose(1, 2) @ x * self.config.width**0.5
         return vectors, real.any(1, keepdim=True).expand(-1, self.config.interests)
+
+
+def ages(real: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """How many actions came after each: 0 at the latest. Whatever at padding."""
+    return (real.sum(1, keepdim=True) - 1 - torch.arange(real.shape[1], device=real.device)).clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,15 +106,3 @@ def routed(
 def _mapped(x: Tensor, maps: Tensor, logits: Tensor) -> Tensor:
     """sum_i w_ik M_k x_i, [B, K, D]."""
     return torch.einsum("bkd,ked->bke", logits.softmax(2).transpose(1, 2) @ x, maps)
-
-
-def age_embedding(max_len: int, width: int) -> nn.Embedding:
-    """A vector for each age of an action, of expected length 1 as items are."""
-    table = nn.Embedding(max_len, width)
-    nn.init.normal_(table.weight, std=width**-0.5)
-    return table
-
-
-def ages(real: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
-    """How many actions came after each: 0 at the latest. Whatever at padding."""
-    return (real.sum(1, keepdim=True) - 1 - torch.arange(real.shape[1], device=real.device)).clamp(min=0)
