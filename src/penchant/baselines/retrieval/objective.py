@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from penchant.data.batch import SequenceBatch
@@ -39,8 +40,12 @@ class SoftmaxObjective:
 
     def __call__(self, model: Any, batch: SequenceBatch) -> dict[str, Tensor]:
         """{"softmax": mean cross-entropy in nats}. `model` has hidden, item_vectors and embed_items."""
-        hidden = model.hidden(batch.history)[batch.mask]
-        targets = batch.targets[batch.mask]
+        return self.terms(model, model.hidden(batch.history)[batch.mask], batch.targets[batch.mask])
+
+    def terms(
+        self, model: Any, hidden: Float[Tensor, "N D"], targets: Int[Tensor, " N"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The same for users' vectors that are made already."""
         if model.num_items <= self.config.full_up_to_items:
             return {"softmax": full_softmax(hidden, model.item_vectors(), targets)}
         drawn = self.sampler.sample(self.config.num_sampled, torch.default_generator).to(targets.device)
