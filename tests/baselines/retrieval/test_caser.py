@@ -98,7 +98,7 @@ def test_impossible_sizes_are_refused(config: dict[str, float]) -> None:
         CaserConfig(**config)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("name", ["negatives", "ahead"])
-def test_impossible_losses_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=name):
-        CaserObjectiveConfig(**{name: 0})
+@pytest.mark.parametrize("config", [{"negatives": 0}, {"ahead": 0}])
+def test_impossible_losses_are_refused(config: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(config))):
+        CaserObjectiveConfig(**config)  # pyright: ignore[reportArgumentType]

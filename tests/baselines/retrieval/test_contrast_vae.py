@@ -18,6 +18,7 @@ from penchant.baselines.retrieval.auxiliary import (
 from penchant.baselines.retrieval.contrast_vae import ContrastVAE, ContrastVAEConfig, View
 from penchant.data.batch import SequenceBatch
 from penchant.errors import ConfigError
+from penchant.layers import Dropout
 from penchant.losses import two_view_infonce
 from penchant.models import Sizes
 from tests.checkerboard import requests_of
@@ -64,10 +65,9 @@ def test_z_is_drawn_around_the_mean_in_training_and_is_the_mean_when_served(mode
     served = model.view(history)
     assert torch.equal(served.z, served.mean)
     model.train()
-    model.dropout.rate = 0.0
-    for block in model.modules():
-        if hasattr(block, "rate"):
-            block.rate = 0.0
+    for part in model.modules():
+        if isinstance(part, Dropout):
+            part.rate = 0.0
     torch.manual_seed(0)
     drawn = torch.stack([model.view(history).z.detach() for _ in range(4000)])
     std = (served.log_variance / 2).exp()

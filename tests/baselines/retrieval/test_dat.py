@@ -76,7 +76,7 @@ def test_categories_are_aligned_with_the_largest_by_a_loop() -> None:
 
     def covariance(rows: np.ndarray) -> np.ndarray:
         centred = rows - rows.mean(0)
-        return sum(np.outer(row, row) for row in centred) / (len(rows) - 1)
+        return np.sum([np.outer(row, row) for row in centred], axis=0) / (len(rows) - 1)
 
     of = {c: vectors[[i for i, k in enumerate(categories) if k == c]] for c in (1, 2)}
     expected = ((covariance(of[1]) - covariance(of[2])) ** 2).sum()  # 3 has one item, 0 is none
