@@ -181,19 +181,20 @@ class ContrastVAEObjective(nn.Module):
         """{"softmax" or "binary", "kl", "contrast"}; the first two are sums over the views."""
         self.batches += 1
         views = [model.view(batch.history) for _ in range(2)]
-        hidden = torch.cat([view.hidden[batch.mask] for view in views])
-        targets = batch.targets[batch.mask].repeat(2)
-        if self.config.loss == "softmax":
-            terms = self.softmax.terms(model, hidden, targets)
-        else:
-            wrong = model.embed_items(_others(targets, 1, model.num_items)[:, 0])
-            terms = {"binary": sampled_binary(hidden, model.embed_items(targets), wrong[:, None])}
-        terms = {name: 2 * value for name, value in terms.items()}
+        targets = batch.targets[batch.mask]
+        each = [self._next_item(model, view.hidden[batch.mask], targets) for view in views]
+        terms = {name: each[0][name] + each[1][name] for name in each[0]}
         means, log_variances = (torch.cat([view[n][batch.mask] for view in views]) for n in range(2))
         terms["kl"] = 2 * from_standard(means, log_variances).mean() * self.weight()
         first, second = ((view.z * batch.mask[..., None]).sum(1) for view in views)
         terms["contrast"] = self.config.contrast * two_view_infonce(first, second, self.config.temperature)
         return terms
+
+    def _next_item(self, model: ContrastVAE, hidden: Float[Tensor, "N D"], targets: Int[Tensor, " N"]) -> Terms:
+        if self.config.loss == "softmax":
+            return self.softmax.terms(model, hidden, targets)
+        wrong = model.embed_items(_others(targets, 1, model.num_items)[:, 0])
+        return {"binary": sampled_binary(hidden, model.embed_items(targets), wrong[:, None])}
 
     def weight(self) -> float:
         """Of the KL terms at this batch."""
