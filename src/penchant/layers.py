@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from penchant.errors import ConfigError
 
 SPARSE_FROM_ITEMS = 100_000
 """Catalogues of this size or more get sparse gradients and a row-wise optimizer: a dense one touches every row."""
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """Refuse a config whose named sizes are below 1, whose width does not fit its heads, or whose dropout is no rate.
+
+    Raises:
+        ConfigError: which field, and what it may be.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}", fix=f"Set {name} to 1 or more.")
+    if "heads" in names and config.width % config.heads:
+        what = f"width {config.width} is not a multiple of heads {config.heads}"
+        raise ConfigError(what, fix="Set width to a multiple of heads.")
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"dropout is {config.dropout}", fix="Set dropout to 0 or more, and below 1.")
 
 
 def item_embedding(num_items: int, width: int) -> nn.Embedding:
@@ -78,11 +97,8 @@ class BlockConfig:
     """The feed-forward layer's inner width, in widths."""
 
 
-class CausalBlock(nn.Module):
-    """Pre-norm transformer block: each position attends to itself and what came before.
-
-    Right-padded input needs no padding mask: a real position never sees the padding after it.
-    """
+class _Block(nn.Module):
+    """Pre-norm transformer block over right-padded rows; who attends to whom is the subclasses' matter."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -96,14 +112,6 @@ class CausalBlock(nn.Module):
         self.mlp = MLP(config.width, config.expansion * config.width, config.width, dropout=config.dropout)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
-        batch, length, width = x.shape
-        # Widths by name: with no row or no position there is nothing that -1 could be told from.
-        heads = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self._after_attention(x, mixed.transpose(1, 2).reshape(batch, length, width))
-
     def last(self, x: Float[Tensor, "B S D"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """`last_hidden` of what `forward` gives, at the price of one position: one query, one pass of the MLP a row."""
         batch, length, width = x.shape
@@ -114,10 +122,41 @@ class CausalBlock(nn.Module):
         q = F.linear(last_hidden(normed, lengths), self.qkv.weight[:width], self.qkv.bias[:width])
         keys = F.linear(normed, self.qkv.weight[width:], self.qkv.bias[width:])
         k, v = keys.view(batch, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        real = torch.arange(length, device=x.device) < lengths.clamp(min=1)[:, None]
-        mixed = F.scaled_dot_product_attention(q.view(batch, self.heads, 1, -1), k, v, attn_mask=real[:, None, None])
+        mask = _real(lengths, length)[:, None, None]
+        mixed = F.scaled_dot_product_attention(q.view(batch, self.heads, 1, width // self.heads), k, v, attn_mask=mask)
         return self._after_attention(at, mixed.reshape(batch, width)) * (lengths > 0)[:, None]
+
+    def _attended(self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 1 S"] | None) -> Float[Tensor, "B S D"]:
+        """The block's output where each position attends to what the mask shows; causally without one."""
+        batch, length, width = x.shape
+        # Widths by name: with no row or no position there is nothing that -1 could be told from.
+        heads = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self._after_attention(x, mixed.transpose(1, 2).reshape(batch, length, width))
 
     def _after_attention(self, x: Float[Tensor, "*B D"], mixed: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         x = x + self.dropout(self.out(mixed))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+class CausalBlock(_Block):
+    """Pre-norm transformer block: each position attends to itself and what came before.
+
+    Right-padded input needs no padding mask: a real position never sees the padding after it.
+    """
+
+    def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        return self._attended(x, None)
+
+
+class OpenBlock(_Block):
+    """Pre-norm transformer block: each position attends to all real ones, before it and after it."""
+
+    def forward(self, x: Float[Tensor, "B S D"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B S D"]:
+        return self._attended(x, _real(lengths, x.shape[1])[:, None, None])
+
+
+def _real(lengths: Int[Tensor, " B"], width: int) -> Bool[Tensor, "B S"]:
+    """What may be attended to: a row's real positions, the first one where there are none."""
+    return torch.arange(width, device=lengths.device) < lengths.clamp(min=1)[:, None]

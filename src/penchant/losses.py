@@ -80,3 +80,28 @@ def sampled_softmax(
     right = logits.gather(1, target_index[:, None])
     corrected = (logits - log_inclusion).scatter(1, target_index[:, None], right)
     return F.cross_entropy(corrected, target_index)
+
+
+def sampled_binary(
+    hidden: Float[Tensor, "N D"], right: Float[Tensor, "N D"], wrong: Float[Tensor, "N K D"]
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of the target and K other items: mean of -log s(h . right) - sum_k log(1 - s(h . wrong_k)).
+
+    s is the logistic function. Returns: mean in nats.
+    """
+    missed = F.softplus(-(hidden * right).sum(-1))
+    taken = F.softplus((wrong @ hidden[..., None])[..., 0]).sum(-1)
+    return (missed + taken).mean()
+
+
+def two_view_infonce(
+    first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], temperature: float
+) -> Float[Tensor, ""]:
+    """Each row must find its other view among all other rows of both: mean of -log softmax(cosines / temperature).
+
+    Returns: mean of 2 B rows in nats (NT-Xent); 0 for a single row.
+    """
+    both = F.normalize(torch.cat([first, second]), dim=-1)
+    logits = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
+    place = torch.arange(len(both), device=both.device)
+    return F.cross_entropy(logits, place.roll(len(first)))

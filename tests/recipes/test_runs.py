@@ -23,7 +23,7 @@ from penchant.evaluation.slices import popularity_slices
 from penchant.funnel.features import SIMILARITY_FEATURES, Features
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
-from penchant.recipes import controls, runs
+from penchant.recipes import controls, runs, sequential
 from penchant.recipes.dmae import run as dmae
 from penchant.recipes.judge import judge_run, metrics_table
 from penchant.recipes.named import recipe_of
@@ -42,7 +42,7 @@ def short(run: Run, epochs: float = 2.0) -> Run:
     return replace(run, train=replace(run.train, epochs=epochs, tensorboard=False, device="cpu"))
 
 
-@pytest.mark.parametrize("name", [*(r.__name__ for r in controls.RETRIEVAL), *RANKERS])
+@pytest.mark.parametrize("name", [*(r.__name__ for r in (*controls.RETRIEVAL, *sequential.RETRIEVAL)), *RANKERS])
 def test_every_recipe_trains_and_is_judged(store: Store, tmp_path: Path, name: str) -> None:
     split = load_split(store, "temporal-successive")
     train_run(short(recipe_of(name)), store, split, tmp_path)

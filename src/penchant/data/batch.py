@@ -26,6 +26,7 @@ class SequenceBatch:
         queries: the dense query of each target, which its user has typed before they act; 0 = none. None where not
             asked for.
         history_queries: the dense query of each action of `history`, likewise.
+        users: whose piece each is, 0 = unknown.
     """
 
     history: Int[Tensor, "B S"]
@@ -33,6 +34,7 @@ class SequenceBatch:
     shown: Int[Tensor, "B S N"] | None = None
     queries: Int[Tensor, "B S"] | None = None
     history_queries: Int[Tensor, "B S"] | None = None
+    users: Int[Tensor, " B"] | None = None
 
     @property
     def mask(self) -> Bool[Tensor, "B S"]:
@@ -47,7 +49,10 @@ class SequenceBatch:
         return SequenceBatch(
             self.history.to(device),
             self.targets.to(device),
-            *(None if x is None else x.to(device) for x in (self.shown, self.queries, self.history_queries)),
+            *(
+                None if x is None else x.to(device)
+                for x in (self.shown, self.queries, self.history_queries, self.users)
+            ),
         )
 
 
@@ -162,6 +167,7 @@ class SequenceBatches:
             shown,
             queries=None if asked is None else torch.from_numpy(asked[:, 1:].copy()),
             history_queries=None if asked is None else torch.from_numpy(asked[:, :-1] * old),
+            users=torch.from_numpy(np.searchsorted(self.store.user_indptr, starts, side="right") - 1),
         )
 
     def _plan(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from penchant.errors import ConfigError
-from penchant.recipes import controls
+from penchant.recipes import controls, sequential
 from penchant.recipes.dmae import run as dmae
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
 from penchant.recipes.ulim import run as ulim
 
-RECIPES = (*controls.RETRIEVAL, *karma.RETRIEVAL, *ulim.RETRIEVAL, *controls.RANKING, *dmae.RANKING)
+RECIPES = (
+    *controls.RETRIEVAL,
+    *sequential.RETRIEVAL,
+    *karma.RETRIEVAL,
+    *ulim.RETRIEVAL,
+    *controls.RANKING,
+    *dmae.RANKING,
+)
 
 
 def recipe_of(name: str) -> Run:

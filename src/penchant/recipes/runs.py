@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,22 @@ from penchant.baselines.counted.markov import MarkovConfig
 from penchant.baselines.counted.popularity import PopularityConfig
 from penchant.baselines.ranking.objective import FurtherLabels, PositionEffect
 from penchant.baselines.ranking.parts import RankerConfig
+from penchant.baselines.retrieval.auxiliary import SequenceObjectiveConfig, sequence_objective
+from penchant.baselines.retrieval.bert4rec import BERT4RecConfig
+from penchant.baselines.retrieval.caser import CaserConfig
 from penchant.baselines.retrieval.comirec import ComiRecDRConfig, ComiRecSAConfig
+from penchant.baselines.retrieval.contrast_vae import ContrastVAEConfig
+from penchant.baselines.retrieval.dat import DAT, DATConfig
+from penchant.baselines.retrieval.diffurec import DiffuRecConfig
 from penchant.baselines.retrieval.gru4rec import GRU4RecConfig
 from penchant.baselines.retrieval.mind import MINDConfig
 from penchant.baselines.retrieval.objective import (
     PrefixSoftmaxConfig,
     PrefixSoftmaxObjective,
     SoftmaxConfig,
-    SoftmaxObjective,
 )
 from penchant.baselines.retrieval.sasrec import SASRecConfig
+from penchant.baselines.retrieval.stosa import STOSAConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
 from penchant.baselines.retrieval.youtube_dnn import YouTubeDNNConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
@@ -58,6 +64,18 @@ from penchant.training.loop import FitResult, TrainConfig, fit
 
 log = logging.getLogger(__name__)
 
+SequenceConfig = (
+    SASRecConfig
+    | GRU4RecConfig
+    | TwoTowerConfig
+    | CaserConfig
+    | BERT4RecConfig
+    | STOSAConfig
+    | ContrastVAEConfig
+    | DiffuRecConfig
+    | DATConfig
+)
+
 RUN = "run.json"
 SIMILARITY = "similarity"
 """In a ranking run's folder: the retrieval model whose similarities its features hold."""
@@ -75,12 +93,12 @@ class CountRun:
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceRun:
-    """A retrieval model trained on histories, one target per position."""
+    """A retrieval model trained on pieces of histories, most with one target per position."""
 
     kind: Fixed[str]
-    model: AvoidSubcommands[SASRecConfig | GRU4RecConfig | TwoTowerConfig]
+    model: AvoidSubcommands[SequenceConfig]
     data: SequenceDataConfig = field(default_factory=SequenceDataConfig)
-    objective: SoftmaxConfig = field(default_factory=SoftmaxConfig)
+    objective: AvoidSubcommands[SequenceObjectiveConfig] = field(default_factory=SoftmaxConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     refit: bool = False
     """Learn from the valid window too, for all the epochs: once everything has been chosen by it."""
@@ -220,12 +238,13 @@ def _train_counts(run: CountRun, store: Store, split: Split, out: Path) -> FitRe
 def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> FitResult:
     _check_lengths(run)
     torch.manual_seed(run.train.seed)
-    model = build_model(run.kind, asdict(run.model), sizes_of(store))
-    if isinstance(model, TwoTower):
+    config = replace(run.model, num_users=store.num_users) if isinstance(run.model, DATConfig) else run.model
+    model = build_model(run.kind, asdict(config), sizes_of(store))
+    if isinstance(model, TwoTower | DAT):
         model.set_categories(torch.from_numpy(store.item_category.astype(np.int64)))
     learned = split.with_valid_in_train() if run.refit else split
     counts = torch.from_numpy(learned.item_counts(store))
-    objective = SoftmaxObjective(run.objective, counts)
+    objective = sequence_objective(run.objective, counts)
     batches = SequenceBatches(store, learned, run.data, run.train.seed)
 
     validate = partial(_validated, model, store, split, run.model.max_len)
