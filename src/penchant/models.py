@@ -53,6 +53,7 @@ KINDS = {
     "gru4rec": "penchant.baselines.retrieval.gru4rec:GRU4Rec",
     "two_tower": "penchant.baselines.retrieval.two_tower:TwoTower",
     "karma": "penchant.papers.karma.model:Karma",
+    "t2diff": "penchant.papers.t2diff.model:T2Diff",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
     "din": "penchant.baselines.ranking.din:DIN",
     "wide_deep": "penchant.baselines.ranking.wide_deep:WideDeep",

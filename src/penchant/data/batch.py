@@ -99,6 +99,23 @@ class Unclicked:
         return out.reshape(*events.shape, self.most)
 
 
+def users_to_learn_from(store: Store, split: Split, window: str) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [N] twice: where the events in `window` of each user who has two or more of them start and stop.
+
+    Raises:
+        StoreError: there is no such user.
+    """
+    starts, stops = split.starts(window), split.stops(window)
+    long_enough = stops - starts >= 2
+    if not long_enough.any():
+        raise StoreError(
+            f"no user has two events in window {window!r} of split {split.name!r}, so nothing can be learned",
+            where=store.path,
+            fix="Choose another split, or prepare the Store from more logs.",
+        )
+    return starts[long_enough], stops[long_enough]
+
+
 class SequenceBatches:
     """The train window's histories as batches: `batch(step)` depends on the step and the seed alone.
 
@@ -113,18 +130,10 @@ class SequenceBatches:
         self, store: Store, split: Split, config: SequenceDataConfig, seed: int, window: str = "train"
     ) -> None:
         self.store, self.config, self.seed = store, config, seed
-        starts, stops = split.starts(window), split.stops(window)
-        long_enough = stops - starts >= 2
-        self.starts, self.stops = starts[long_enough], stops[long_enough]
+        self.starts, self.stops = users_to_learn_from(store, split, window)
         if config.newest_only:
             self.starts = np.maximum(self.starts, self.stops - config.max_len - 1)
         self.num_targets = int((self.stops - self.starts - 1).sum())
-        if not self.num_targets:
-            raise StoreError(
-                f"no user has two events in window {window!r} of split {split.name!r}, so nothing can be learned",
-                where=store.path,
-                fix="Choose another split, or prepare the Store from more logs.",
-            )
         self._unclicked = Unclicked(store, config.shown) if config.shown else None
         # A batch holds at least the longest piece, so that none is ever empty.
         self.steps_per_epoch = max(1, self.num_targets // max(config.batch_targets, config.max_len))
