@@ -21,7 +21,7 @@ from penchant.evaluation.slices import popularity_slices
 from penchant.recipes.runs import LoadedRun, load_features
 from penchant.training.impressions import ImpressionScores, evaluate_impressions
 
-KS = (5, 10, 20, 50, 100)
+KS = (2, 5, 10, 20, 50, 100)
 WIDEST = 200
 """Of KARMA's tables, which look further down."""
 GAUC = "GAUC request"

@@ -7,8 +7,9 @@ from penchant.recipes import controls
 from penchant.recipes.dmae import run as dmae
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
+from penchant.recipes.t2diff import run as t2diff
 
-RECIPES = (*controls.RETRIEVAL, *karma.RETRIEVAL, *controls.RANKING, *dmae.RANKING)
+RECIPES = (*controls.RETRIEVAL, *karma.RETRIEVAL, *t2diff.RETRIEVAL, *controls.RANKING, *dmae.RANKING)
 
 
 def recipe_of(name: str) -> Run:

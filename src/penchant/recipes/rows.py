@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.runs import RankingRun, Run, SequenceRun
+from penchant.recipes.t2diff.run import T2DiffRun
 
-Trained = TypeVar("Trained", SequenceRun, RankingRun, KarmaRun)
+Trained = TypeVar("Trained", bound=SequenceRun | RankingRun | KarmaRun | T2DiffRun)
 
 
 @dataclass(frozen=True, kw_only=True)

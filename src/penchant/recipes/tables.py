@@ -6,6 +6,7 @@ from penchant.recipes import controls
 from penchant.recipes.dmae import tables as dmae
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.t2diff import tables as t2diff
 
 PREPARE = {
     "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
@@ -76,4 +77,4 @@ def ranking() -> ResultTable:
 def tables() -> dict[str, ResultTable]:
     """Every table under `<paper>-<table>`."""
     controls = (calibration(), retrieval(), beauty(), ranking())
-    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *dmae.tables())}
+    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *t2diff.tables(), *dmae.tables())}
