@@ -174,8 +174,9 @@ class UNet(nn.Module):
         x = self.bottom(x, told, masks.pop())
         for block, double, merge in list(zip(self.ways_up, self.doubling, self.merging, strict=True))[::-1]:
             there = kept.pop()
-            x = merge(torch.cat([double(x).view(there.shape), there], dim=-1)) * masks[-1]
-            x = block(x, told, masks.pop())
+            mask = masks.pop()
+            x = merge(torch.cat([double(x).view(there.shape) * mask, there], dim=-1)) * mask
+            x = block(x, told, mask)
         return self.last(torch.cat([x, given], dim=-1))[:, extra:] * real[..., None]
 
 
