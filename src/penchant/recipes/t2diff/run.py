@@ -85,7 +85,7 @@ def train_t2diff(
         raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
     if not store.has_time and (run.model.time_lag or run.model.session == "gap"):
         what = f"this data has an order but no times: model.time_lag {run.model.time_lag}, session {run.model.session}"
-        raise ConfigError(what, where=store.path, fix="Set model.time-lag to False and model.session to last_k.")
+        raise ConfigError(what, where=store.path, fix="Choose --model.no-time-lag and --model.session last_k.")
     torch.manual_seed(run.train.seed)
     model = build_model(run.kind, asdict(run.model), sizes)
     objective = T2DiffObjective(run.objective, torch.from_numpy(split.item_counts(store)))
