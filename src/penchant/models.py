@@ -64,6 +64,7 @@ KINDS = {
     "dat": "penchant.baselines.retrieval.dat:DAT",
     "karma": "penchant.papers.karma.model:Karma",
     "ulim": "penchant.papers.ulim.model:ULIM",
+    "t2diff": "penchant.papers.t2diff.model:T2Diff",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
     "din": "penchant.baselines.ranking.din:DIN",
     "wide_deep": "penchant.baselines.ranking.wide_deep:WideDeep",

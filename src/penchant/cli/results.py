@@ -15,7 +15,9 @@ from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.report import report_is_current, write_report
 from penchant.evaluation.sheet.page import write_page
 from penchant.evaluation.sheet.report import make_sheet, render_terminal
+from penchant.papers.t2diff.leak import read_report
 from penchant.recipes.reproduce import choose, missing, run_row, show
+from penchant.recipes.t2diff.figures import draw_figures, leak_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Reproduce:
     """
 
     table: Positional[str]
-    """A paper (controls, karma, dmae), or one of its tables (controls-calibration, karma-table1, dmae-table3, ...)."""
+    """A paper (controls, karma, t2diff, dmae), or one of its tables (controls-calibration, t2diff-table2, ...)."""
     rows: tuple[str, ...] = ()
     """Only these rows."""
     data: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ def reproduce(args: Sequence[str]) -> None:
 REPORTS = {
     "results": "docs/results.md and its figures, from the result files",
     "store": "a data sheet: what a Store holds, checked for leaks, as one HTML page",
+    "leak": "T2Diff: what the target gives away while training, and what is left of it when serving",
 }
 """What can be reported, and what comes of it."""
 
@@ -78,6 +81,7 @@ usage: penchant report WHAT [...]
 Write a report. Nobody types a number: each is computed from the files that it is about.
 
   penchant report store stores/shop        stores/shop.html: counts, histories, popularity, gaps, leaks, examples
+  penchant report leak runs/t2diff         a table, leak.svg, and Figures 4 and 5 of the paper for this run
   penchant report results --check          only say whether docs/results.md is up to date
   penchant report store --help             every field of a report
 """
@@ -115,6 +119,20 @@ class ReportStore:
     """Draws the examples."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportLeak:
+    """Say what T2Diff's target gave away while a run trained: its weights, served with guesses of several makes.
+
+    The run wrote leak.json at each validation. `as trained` has seen the target: no system can serve it, and no table
+    of results shows it. Draws leak.svg, figure4.svg (how near the reverse process comes), figure5.svg (the schedules).
+
+    $ penchant report leak runs/t2diff-ml-1m-temporal-successive
+    """
+
+    run: Positional[Path]
+    """Folder of a run of T2Diff, finished or not."""
+
+
 def report(args: Sequence[str]) -> None:
     """Write one of the reports."""
     what = pick("report", "report", REPORTS, REPORT_HELP, args)
@@ -122,6 +140,8 @@ def report(args: Sequence[str]) -> None:
         _report_results(parse("report results", ReportResults, args[1:]))
     elif what == "store":
         _report_store(parse("report store", ReportStore, args[1:]))
+    elif what == "leak":
+        _report_leak(parse("report leak", ReportLeak, args[1:]))
 
 
 def _report_results(chosen: ReportResults) -> None:
@@ -151,3 +171,18 @@ def _report_store(chosen: ReportStore) -> None:
     console = Console(highlight=False)
     console.print(render_terminal(sheet))
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
+
+
+def _report_leak(chosen: ReportLeak) -> None:
+    moments = read_report(chosen.run)
+    if not moments:
+        raise RunError(
+            "has no leak.json: not a run of T2Diff with a diffusion module, or not validated yet",
+            where=chosen.run,
+            fix="Train one with `penchant train t2diff`.",
+        )
+    console = Console(highlight=False)
+    console.print(leak_table(moments[-1]))
+    for name, picture in draw_figures(chosen.run, moments).items():
+        (chosen.run / name).write_bytes(picture)
+        console.print(f"wrote {chosen.run / name}", markup=False, soft_wrap=True)

@@ -72,6 +72,32 @@ def draw_curves(title: str, size: str, curves: Mapping[str, Sequence[tuple[float
         return _svg(figure)
 
 
+def draw_lines(title: str, over: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> bytes:
+    """Several named lines in each panel, over what is named by `over`; a line has one colour in all panels."""
+    from matplotlib import colormaps, rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        colours = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
+        names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+        for axes, (metric, lines) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            for name, points in lines.items():
+                colour = colours[names.index(name) % len(colours)]
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name, color=colour)
+            axes.set_xlabel(over)
+            axes.set_title(metric, fontsize=9)
+            axes.grid(color="0.9")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        return _svg(figure)
+
+
 def draw_reliability(title: str, rows: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
     """Share of clicks over the mean probability told, bin by bin: a calibrated row lies on the diagonal."""
     from matplotlib import colormaps, rc_context

@@ -56,6 +56,7 @@ from penchant.recipes.runs import (
     sample_targets,
     train_run,
 )
+from penchant.recipes.t2diff.run import T2DiffRun
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
@@ -100,7 +101,7 @@ class FunnelRun:
     """Of every part: channels, pre-ranker, ranker, and what is drawn from the windows."""
 
     def __post_init__(self) -> None:
-        with_vectors = [c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun)]
+        with_vectors = [c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun | T2DiffRun)]
         for where, name in (("fuse", self.fuse), ("features_from", self.features_from)):
             if name is not None and name not in with_vectors:
                 what = f"{name!r} is no channel of vectors, the channels are {[c.name for c in self.channels]}"

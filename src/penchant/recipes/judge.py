@@ -23,7 +23,7 @@ from penchant.papers.ulim.decomposition import decompose
 from penchant.recipes.runs import LoadedRun, load_features
 from penchant.training.impressions import ImpressionScores, evaluate_impressions
 
-KS = (5, 10, 20, 50, 100)
+KS = (2, 5, 10, 20, 50, 100)
 WIDEST = 200
 """Of KARMA's tables, which look further down."""
 GAUC = "GAUC request"

@@ -7,12 +7,14 @@ from penchant.recipes import controls, sequential
 from penchant.recipes.dmae import run as dmae
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
+from penchant.recipes.t2diff import run as t2diff
 from penchant.recipes.ulim import run as ulim
 
 RECIPES = (
     *controls.RETRIEVAL,
     *sequential.RETRIEVAL,
     *karma.RETRIEVAL,
+    *t2diff.RETRIEVAL,
     *ulim.RETRIEVAL,
     *controls.RANKING,
     *dmae.RANKING,

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.runs import PrefixRun, RankingRun, Run, SequenceRun
+from penchant.recipes.t2diff.run import T2DiffRun
 from penchant.recipes.ulim.run import UlimRun
 
-Trained = TypeVar("Trained", SequenceRun, PrefixRun, RankingRun, KarmaRun, UlimRun)
+Trained = TypeVar("Trained", bound=SequenceRun | PrefixRun | RankingRun | KarmaRun | T2DiffRun | UlimRun)
 
 
 @dataclass(frozen=True, kw_only=True)

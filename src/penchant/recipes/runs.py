@@ -58,6 +58,7 @@ from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
 from penchant.recipes.karma.run import KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
+from penchant.recipes.t2diff.run import T2DiffRun, train_t2diff
 from penchant.recipes.ulim.run import UlimRun, train_ulim
 from penchant.training.impressions import ImpressionBatches, Positions, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
@@ -161,7 +162,7 @@ class RankingRun:
             raise ConfigError(f"actions_weight is {self.actions_weight}", fix="Set actions_weight to 0 or more.")
 
 
-Run = CountRun | SequenceRun | PrefixRun | RankingRun | KarmaRun | UlimRun
+Run = CountRun | SequenceRun | PrefixRun | RankingRun | KarmaRun | T2DiffRun | UlimRun
 
 
 def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
@@ -189,6 +190,9 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
                 result = train_karma(run, store, split, out, sizes_of(store), validate)
             case UlimRun():
                 result = train_ulim(run, store, split, out, sizes_of(store))
+            case T2DiffRun():
+                validate = partial(_validated, store=store, split=split, max_len=run.model.max_len)
+                result = train_t2diff(run, store, split, out, sizes_of(store), validate)
         write_json(finished, asdict(result))
     return result
 

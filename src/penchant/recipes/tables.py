@@ -6,6 +6,7 @@ from penchant.recipes import controls
 from penchant.recipes.dmae import tables as dmae
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.t2diff import tables as t2diff
 from penchant.recipes.ulim import tables as ulim
 
 PREPARE = {
@@ -79,4 +80,5 @@ def ranking() -> ResultTable:
 def tables() -> dict[str, ResultTable]:
     """Every table under `<paper>-<table>`."""
     controls = (calibration(), retrieval(), beauty(), ranking())
-    return {f"{t.paper}-{t.name}": t for t in (*controls, *karma.tables(), *dmae.tables(), *ulim.tables())}
+    papers = (*karma.tables(), *t2diff.tables(), *dmae.tables(), *ulim.tables())
+    return {f"{t.paper}-{t.name}": t for t in (*controls, *papers)}

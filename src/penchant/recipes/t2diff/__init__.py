@@ -1,0 +1,1 @@
+"""Recipes of T2Diff and its tables of results."""
