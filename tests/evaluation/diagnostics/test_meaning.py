@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from penchant.data.history import Requests, requests_before_times
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.evaluation.meaning import item_terms, js_at, shown_gauc, terms_of
+from penchant.evaluation.diagnostics.meaning import item_terms, js_at, shown_gauc, terms_of
 from tests.factories import make_store
 
 
