@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.evaluation.diagnostics.attention import barcode, head_numbers, read_maps
+
+quick = settings(deadline=None, max_examples=40)
 
 
 def some_map(seed: int, length: int, *, causal: bool) -> np.ndarray:
@@ -21,6 +23,7 @@ def even_map(length: int) -> np.ndarray:
     return lower / lower.sum(1, keepdims=True)
 
 
+@quick
 @given(st.integers(0, 2**31), st.lists(st.integers(4, 11), min_size=1, max_size=4), st.booleans())
 def test_numbers_of_a_head_are_those_of_a_loop(seed: int, lengths: list[int], causal: bool) -> None:
     maps = [some_map(seed + i, n, causal=causal) for i, n in enumerate(lengths)]
@@ -43,6 +46,7 @@ def test_numbers_of_a_head_are_those_of_a_loop(seed: int, lengths: list[int], ca
     assert 0 <= found.barcode_beyond <= 1 + 1e-12
 
 
+@quick
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(2, 6))
 def test_barcode_is_the_columns_share_of_the_variance(seed: int, queries: int, keys: int) -> None:
     block = np.random.default_rng(seed).random((queries, keys)) + 0.01

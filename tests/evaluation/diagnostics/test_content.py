@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.evaluation.diagnostics.content import category_purity, chance_purity, ridge_r2
 
+quick = settings(deadline=None, max_examples=40)
 
+
+@quick
 @given(st.integers(0, 2**31), st.integers(2, 20), st.integers(1, 5))
 def test_purity_is_that_of_the_nearest_by_cosine(seed: int, n: int, neighbours: int) -> None:
     rng = np.random.default_rng(seed)
@@ -24,6 +27,7 @@ def test_purity_is_that_of_the_nearest_by_cosine(seed: int, n: int, neighbours: 
     assert found == pytest.approx(np.mean(pure)) if pure else np.isnan(found)
 
 
+@quick
 @given(st.lists(st.integers(0, 3), min_size=0, max_size=15))
 def test_chance_is_that_of_a_random_other_item(categories: list[int]) -> None:
     known = [c for c in categories if c]

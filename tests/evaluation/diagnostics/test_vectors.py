@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.evaluation.diagnostics import vectors as v
 from tests.evaluation.models import walker
+
+quick = settings(deadline=None, max_examples=40)
 
 
 def drawn(seed: int, n: int = 30, width: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, width)) @ np.diag(np.arange(1.0, width + 1))
 
 
+@quick
 @given(st.integers(0, 2**31), st.integers(2, 40), st.integers(1, 7))
 def test_the_spectrum_is_that_of_singular_values(seed: int, n: int, width: int) -> None:
     x = drawn(seed, n, width)
@@ -29,6 +32,7 @@ def test_the_spectrum_is_that_of_singular_values(seed: int, n: int, width: int) 
     assert 1 - 1e-9 <= v.stable_rank(found) <= v.effective_rank(found) + 1e-9 <= min(n, width) + 1e-6
 
 
+@quick
 @given(st.integers(0, 2**31), st.integers(2, 12))
 def test_cosine_and_uniformity_are_means_over_all_pairs(seed: int, n: int) -> None:
     x = drawn(seed, n)
@@ -73,6 +77,7 @@ def test_uniformity_looks_at_a_stated_sample_of_many(monkeypatch: pytest.MonkeyP
     assert v.uniformity(x, seed=1) == pytest.approx(v.uniformity(x, seed=2))
 
 
+@quick
 @given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 6))
 def test_hubness_is_counted_list_by_list(seed: int, lists: int, depth: int) -> None:
     rng = np.random.default_rng(seed)

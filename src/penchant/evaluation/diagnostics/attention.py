@@ -39,11 +39,12 @@ class HeadNumbers:
 NAMES = ("entropy", "first", "column", "barcode", "barcode_beyond")
 
 
-def head_numbers(maps: Sequence[Float[np.ndarray, "L L"]], *, causal: bool) -> HeadNumbers:
+def head_numbers(maps: Sequence[Float[np.ndarray, "_ _"]], *, causal: bool) -> HeadNumbers:
     """Numbers of one head.
 
     Args:
-        maps: of N texts or histories, weights[query, key], rows adding up to one; without padding, L >= `SHORTEST`.
+        maps: of N texts or histories, square, weights[query, key], rows adding up to one; without padding, each of at
+            least `SHORTEST` positions.
         causal: a query sees no key after it.
 
     Raises:

@@ -136,7 +136,8 @@ class WithItems(nn.Module):
 def with_items(model: Any) -> WithItems:
     """The model beside the vectors it makes now, in evaluation mode."""
     with judging(model) if isinstance(model, nn.Module) else torch.no_grad():
-        return WithItems(model, model.item_vectors())
+        vectors = model.item_vectors()
+    return WithItems(model, vectors)
 
 
 def item_spread(vectors: Float[Tensor, "I D"]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from penchant.evaluation.diagnostics.attention import SHORTEST, Reading, read_ma
 from penchant.funnel.rank import judging
 from penchant.models import load_model, sizes_of
 from penchant.papers.karma import attention
+from penchant.papers.karma.items import TextReader
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.recipes.karma.build import build_karma, item_texts
 from penchant.recipes.karma.run import LEARNER
@@ -60,9 +61,12 @@ def attention_readings(
     began = begin(settings, ContinuationConfig(**config["continuation"]), store, train)
     with torch.random.fork_rng(devices=[]):
         untouched = build_karma(settings, began, store, sizes_of(store)).eval()
+    reader, before = attention.text_reader(trained), attention.text_reader(untouched)
+    if reader is not None and before is not None:
+        reader.below = before.below  # what its frozen layers made of the texts is not saved with the run
     out = _of_histories(trained, untouched, store, events, layers, heads, seed)
-    if attention.text_reader(trained) is not None:
-        out += _of_texts(trained, untouched, store, began.backbone.tokenizer, layers, heads, seed)
+    if reader is not None and before is not None:
+        out += _of_texts(trained, reader, before, store, began.backbone.tokenizer, layers, heads, seed)
     return tuple(out)
 
 
@@ -94,17 +98,14 @@ def _of_histories(
 
 def _of_texts(
     trained: Karma,
-    untouched: Karma,
+    reader: TextReader,
+    before: TextReader,
     store: Store,
     tokenizer: Any,
     layers: Sequence[int],
     heads: Sequence[int],
     seed: int,
 ) -> list[Reading]:
-    reader, before = attention.text_reader(trained), attention.text_reader(untouched)
-    assert reader is not None
-    assert before is not None
-    reader.below = before.below  # what its frozen layers made of the texts is not saved with the run
     told = np.flatnonzero(reader.lengths(torch.arange(trained.num_items + 1)).numpy() >= SHORTEST)
     if not len(told):
         return []
