@@ -135,8 +135,9 @@ class WithItems(nn.Module):
 
 def with_items(model: Any) -> WithItems:
     """The model beside the vectors it makes now, in evaluation mode."""
+    embedder: Any = model  # beside the check below, which the types would narrow it by
     with judging(model) if isinstance(model, nn.Module) else torch.no_grad():
-        vectors = model.item_vectors()
+        vectors = embedder.item_vectors()
     return WithItems(model, vectors)
 
 
