@@ -85,8 +85,10 @@ def _rows(numbers: dict[str, Number], columns: Sequence[Diagnosis]) -> list[Row]
 
 
 def _worst(number: Number, values: Sequence[float | None], columns: Sequence[Diagnosis]) -> int | None:
-    """Of two runs or more: which is nearest to collapse, if one alone is."""
-    told = [(v, i) for i, v in enumerate(values) if v is not None and v == v and columns[i].kind]
+    """Of two runs or more: which is nearest to collapse, if one alone is, as far as the shown decimals tell."""
+    told = [
+        (round(v, number.decimals), i) for i, v in enumerate(values) if v is not None and v == v and columns[i].kind
+    ]
     if not number.collapse or len(told) < 2:
         return None
     pick = max if number.collapse == "high" else min
@@ -104,7 +106,9 @@ def _spectra(spectra: Sequence[tuple[np.ndarray, str]], whose: str) -> Markup | 
 
 def _hubs(columns: Sequence[Diagnosis], strokes: dict[str, str]) -> Markup | None:
     drawn = [
-        charts.Curve(c.occurrences / c.targets, strokes[c.name]) for c in columns if len(c.occurrences) and c.targets
+        charts.Curve(c.occurrences[c.occurrences > 0] / c.targets, strokes[c.name])
+        for c in columns
+        if c.occurrences.any()
     ]
     if not drawn:
         return None
