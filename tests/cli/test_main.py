@@ -155,7 +155,7 @@ def test_a_data_sheet_is_written_beside_its_store(tmp_path: Path, capsys: pytest
     assert "no such folder" in err
 
 
-@pytest.mark.parametrize("report", ["results", "store"])
+@pytest.mark.parametrize("report", ["results", "store", "diagnostics"])
 def test_every_report_explains_itself_by_example(report: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run("report", report, "--help")

@@ -21,7 +21,7 @@ COMMANDS = {
     "export": ("serve", "Pack what serving needs of a funnel, and no more, into a bundle"),
     "serve": ("serve", "Serve a bundle over HTTP, with a page to look at it"),
     "reproduce": ("results", "Run what is missing of a table of results"),
-    "report": ("results", "Write a Store's data sheet, or docs/results.md from the result files"),
+    "report": ("results", "Write a Store's data sheet, collapse diagnostics of runs, or docs/results.md"),
     "bazaar": ("bazaar", "The best that anyone could do on a Store of the generated market"),
     "demo": ("funnel", "Real logs to a served funnel in a few minutes (MovieLens 100K)"),
 }

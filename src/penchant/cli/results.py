@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import parse, pick
+from penchant.cli.arguments import Flat, parse, pick
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError, StoreError
+from penchant.evaluation.diagnostics.page import write_page as write_diagnostics
+from penchant.evaluation.diagnostics.report import render_terminal as render_diagnostics
 from penchant.evaluation.report import report_is_current, write_report
 from penchant.evaluation.sheet.page import write_page
 from penchant.evaluation.sheet.report import make_sheet, render_terminal
 from penchant.papers.t2diff.leak import read_report
+from penchant.recipes.diagnose import DiagnoseConfig, diagnose
 from penchant.recipes.reproduce import choose, missing, run_row, show
 from penchant.recipes.t2diff.figures import draw_figures, leak_table
 
@@ -70,6 +74,7 @@ def reproduce(args: Sequence[str]) -> None:
 
 REPORTS = {
     "results": "docs/results.md and its figures, from the result files",
+    "diagnostics": "runs side by side: have their vectors, lists or attention collapsed? As one HTML page",
     "store": "a data sheet: what a Store holds, checked for leaks, as one HTML page",
     "leak": "T2Diff: what the target gives away while training, and what is left of it when serving",
 }
@@ -82,6 +87,7 @@ Write a report. Nobody types a number: each is computed from the files that it i
 
   penchant report store stores/shop        stores/shop.html: counts, histories, popularity, gaps, leaks, examples
   penchant report leak runs/t2diff         a table, leak.svg, and Figures 4 and 5 of the paper for this run
+  penchant report diagnostics RUN RUN      diagnostics.html: effective rank, hubs, meaning, attention of finished runs
   penchant report results --check          only say whether docs/results.md is up to date
   penchant report store --help             every field of a report
 """
@@ -133,6 +139,33 @@ class ReportLeak:
     """Folder of a run of T2Diff, finished or not."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportDiagnostics:
+    """Have vectors, lists or attention of retrieval runs collapsed? Finished runs of one Store and split side by side.
+
+    A model may hit well while its item vectors become opaque ids: they use few directions, the same items are in all
+    lists, neighbours are of any category. The table says beside each number which way collapse is (low or high), the
+    page also shows spectra, hubs and, of KARMA, attention maps of the trained, the untouched and a random transformer.
+    Each run takes some CPU minutes, most of them for the fresh decoder and for reading histories.
+
+    $ penchant report diagnostics runs/action runs/karma runs/sasrec
+    $ penchant report diagnostics runs/karma runs/placebo --out placebo.html     texts shuffled: what is due to them?
+    $ penchant report diagnostics runs/karma --layers 1 2 --heads 1 4 --targets 1000
+
+    A run without vectors (popularity, markov, item_knn) gets the numbers of its lists alone.
+    """
+
+    runs: Positional[tuple[Path, ...]]
+    """Folders of finished retrieval runs."""
+    out: Path = Path("diagnostics.html")
+    """The page. One that is there is written anew."""
+    window: Literal["valid", "test"] = "test"
+    """Whose targets are judged."""
+    store: Path | None = None
+    """Where the Store is now, if it was moved."""
+    settings: Flat[DiagnoseConfig] = field(default_factory=DiagnoseConfig)
+
+
 def report(args: Sequence[str]) -> None:
     """Write one of the reports."""
     what = pick("report", "report", REPORTS, REPORT_HELP, args)
@@ -142,6 +175,8 @@ def report(args: Sequence[str]) -> None:
         _report_store(parse("report store", ReportStore, args[1:]))
     elif what == "leak":
         _report_leak(parse("report leak", ReportLeak, args[1:]))
+    elif what == "diagnostics":
+        _report_diagnostics(parse("report diagnostics", ReportDiagnostics, args[1:]))
 
 
 def _report_results(chosen: ReportResults) -> None:
@@ -163,8 +198,7 @@ def _report_store(chosen: ReportStore) -> None:
     out = chosen.out or folder.with_name(f"{folder.name}.html")
     if out.resolve().is_relative_to(folder):
         raise StoreError("is inside the Store, which never changes", where=out, fix="Choose another --out.")
-    if not out.parent.is_dir():
-        raise ConfigError("no such folder", where=out.parent, fix="Make it first, or choose another --out.")
+    _check_folder(out)
     with Console(stderr=True).status("counting"):
         sheet = make_sheet(store, seed=chosen.seed)
     write_page(sheet, out)
@@ -186,3 +220,23 @@ def _report_leak(chosen: ReportLeak) -> None:
     for name, picture in draw_figures(chosen.run, moments).items():
         (chosen.run / name).write_bytes(picture)
         console.print(f"wrote {chosen.run / name}", markup=False, soft_wrap=True)
+
+
+def _report_diagnostics(chosen: ReportDiagnostics) -> None:
+    if not chosen.runs:
+        raise ConfigError(
+            "no run is named", fix="Give folders of finished runs: penchant report diagnostics runs/karma"
+        )
+    _check_folder(chosen.out)
+    progress = Console(stderr=True)
+    found = diagnose(chosen.runs, chosen.settings, progress, chosen.window, chosen.store)
+    write_diagnostics(found, chosen.out)
+    console = Console(highlight=False)
+    console.print(render_diagnostics(found))
+    console.print(f"wrote {chosen.out}", markup=False, soft_wrap=True)
+
+
+def _check_folder(out: Path) -> None:
+    """Before minutes of work: the folder that the page goes into is there."""
+    if not out.parent.is_dir():
+        raise ConfigError("no such folder", where=out.parent, fix="Make it first, or choose another --out.")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
-from penchant.evaluation.meaning import item_terms, js_at, shown_gauc
+from penchant.evaluation.diagnostics.meaning import item_terms, js_at, shown_gauc
 from penchant.evaluation.metrics import GroupAUC, auc
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval, per_user_table
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking

@@ -48,6 +48,7 @@ from penchant.data.prefix_batch import PrefixBatches, PrefixDataConfig
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
 from penchant.errors import ConfigError, RunError
+from penchant.evaluation.diagnostics.vectors import item_spread, with_items
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
@@ -274,9 +275,10 @@ def _check_lengths(run: SequenceRun | PrefixRun) -> None:
 
 
 def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str, float]:
-    """What decides between the weights of a retrieval model's steps."""
-    judged = evaluate_retrieval(model, store, split, "valid", ks=(10,), max_len=max_len, targets=VALID_TARGETS)
-    return judged.metrics()
+    """What decides between the weights of a retrieval model's steps, and whether its item vectors collapse."""
+    made = with_items(model)
+    judged = evaluate_retrieval(made, store, split, "valid", ks=(10,), max_len=max_len, targets=VALID_TARGETS)
+    return judged.metrics() | item_spread(made.made)
 
 
 def sample_targets(targets: np.ndarray, size: int, seed: int = 0) -> np.ndarray:

@@ -63,7 +63,7 @@ class TextReader(nn.Module):
 
     def forward(self, items: Int[Tensor, " N"]) -> Float[Tensor, "N E"]:
         """Zero for an item with nothing to read. Items of like length are read together, in chunks."""
-        lengths = self._lengths(items)
+        lengths = self.lengths(items)
         order = torch.argsort(lengths, stable=True)
         nothing = int((lengths == 0).sum())
         parts = [torch.zeros(nothing, self.width, device=items.device)]
@@ -80,18 +80,19 @@ class TextReader(nn.Module):
         vectors = torch.cat(parts)
         return torch.empty_like(vectors).index_copy(0, order, vectors)
 
-    def _lengths(self, items: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    def lengths(self, items: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+        """Positions that each item is read in."""
         return (self.words[items] >= 0).sum(1)
 
     def _read(self, items: Int[Tensor, " N"], length: int) -> Float[Tensor, "N E"]:
-        inputs, real = self._inputs(items, length)
+        inputs, real = self.inputs(items, length)
         # Only a decoder has a cache to be turned off.
         options = {"use_cache": False} if hasattr(self.body.config, "use_cache") else {}
         states = self.body(**inputs, **options).last_hidden_state
         kept = real[..., None].to(states.dtype)
         return ((states * kept).sum(1) / kept.sum(1).clamp(min=1)).float()
 
-    def _inputs(self, items: Int[Tensor, " N"], length: int) -> tuple[dict[str, Any], Bool[Tensor, "N L"]]:
+    def inputs(self, items: Int[Tensor, " N"], length: int) -> tuple[dict[str, Any], Bool[Tensor, "N L"]]:
         """What the transformer is given, and which of its positions are real."""
         words = self.words[items, :length].long()
         real = words >= 0

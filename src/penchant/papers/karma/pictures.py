@@ -40,19 +40,19 @@ class PictureReader(TextReader):
         """bool [I+1]: which items have a picture that can be read."""
         self.processor: Any = None
 
-    def _lengths(self, items: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    def lengths(self, items: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
         if self.pixels is None or self.pictured is None:
             raise ValueError("the pictures are not here: see recipes/karma/build.py")
         pictured = torch.from_numpy(self.pictured[items.cpu().numpy()]).to(items.device)
-        return super()._lengths(items) + pictured * len(self._frame)
+        return super().lengths(items) + pictured * len(self._frame)
 
-    def _inputs(self, items: Int[Tensor, " N"], length: int) -> tuple[dict[str, Any], Bool[Tensor, "N L"]]:
+    def inputs(self, items: Int[Tensor, " N"], length: int) -> tuple[dict[str, Any], Bool[Tensor, "N L"]]:
         assert self.pixels is not None
         assert self.pictured is not None
         chosen = items.cpu().numpy()
         pictured = self.pictured[chosen]
         rows = torch.zeros(len(items), length, dtype=torch.int64, device=items.device)
-        real = torch.arange(length, device=items.device) < self._lengths(items)[:, None]
+        real = torch.arange(length, device=items.device) < self.lengths(items)[:, None]
         for row, (item, has) in enumerate(zip(items, pictured, strict=True)):
             words = self.words[item]
             frame = self._frame.to(items.device) if has else self._frame[:0].to(items.device)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.data.history import Requests, requests_before_times
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.evaluation.meaning import item_terms, js_at, shown_gauc, terms_of
+from penchant.evaluation.diagnostics.meaning import item_terms, js_at, shown_gauc, terms_of
 from tests.factories import make_store
 
 
@@ -41,6 +41,7 @@ def test_an_items_terms_are_those_of_title_and_category(store: Store) -> None:
     assert not terms[0].any()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 7))
 def test_js_is_the_mean_jaccard_overlap(seed: int, targets: int, depth: int) -> None:
     rng = np.random.default_rng(seed)

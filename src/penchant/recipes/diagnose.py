@@ -1,0 +1,296 @@
+"""Collapse diagnostics of finished runs: their vectors, lists and attention, on one Store and split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from penchant.data.history import requests_before_events
+from penchant.data.store import Store
+from penchant.errors import ConfigError, ModelUnavailableError, RunError, StoreError
+from penchant.evaluation.diagnostics import content, vectors
+from penchant.evaluation.diagnostics.decoder import DecoderConfig, decodability, title_words
+from penchant.evaluation.diagnostics.meaning import item_terms, js_at
+from penchant.evaluation.diagnostics.report import Diagnosis, DiagnosticsReport
+from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
+from penchant.evaluation.results import versions_here
+from penchant.funnel.rank import judging
+from penchant.recipes.karma.readings import attention_readings
+from penchant.recipes.runs import LoadedRun, load_run
+
+K = 50
+"""Depth of the lists that hubs, meaning and hits are taken of."""
+COLD = 5
+"""Training events that a cold item has at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig:
+    """How much is looked at."""
+
+    targets: int = 4000
+    """Judge a random subsample of so many targets of the window; 0 = all."""
+    layers: tuple[int, ...] = ()
+    """Layers whose attention is drawn, from 1; the first and the last if not given."""
+    heads: tuple[int, ...] = (1,)
+    """Heads whose attention is drawn, from 1. Numbers are of all layers and heads."""
+    attention: bool = True
+    """Read attention, of runs that have any."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    seed: int = 0
+    """Draws targets, texts and histories."""
+
+    def __post_init__(self) -> None:
+        if self.targets < 0:
+            raise ConfigError(f"targets is {self.targets}", fix="Give 1 or more, or 0 for all.")
+        if min((*self.layers, *self.heads), default=1) < 1:
+            raise ConfigError("layers and heads count from 1", fix="Give numbers of 1 or more.")
+
+
+def diagnose(
+    folders: Sequence[Path], config: DiagnoseConfig, console: Console, window: str = "test", store: Path | None = None
+) -> DiagnosticsReport:
+    """Diagnose finished runs of one Store and split.
+
+    Args:
+        console: shows progress.
+        store: where the Store is now; where the runs say if None.
+
+    Raises:
+        RunError: a folder holds no finished run, a ranker, or a run of another Store or split than the first.
+    """
+    with Progress(console=console, transient=True) as progress:
+        loaded: list[tuple[Path, LoadedRun]] = []
+        for folder in folders:
+            run = load_run(folder, store)
+            _check(folder, run, loaded[0] if loaded else None)
+            loaded.append((folder, run))
+        known = loaded[0][1].store
+        shared = _Shared.of(known)
+        names = _short_names(folders)
+        columns = [
+            _diagnosed(name, folder, run, shared, config, window, progress)
+            for name, (folder, run) in zip(names, loaded, strict=True)
+        ]
+    if shared.text is not None:
+        columns.append(_of_text(shared))
+    split = loaded[0][1].split
+    return DiagnosticsReport(
+        data=known.name,
+        store_fingerprint=known.fingerprint,
+        split=split.name,
+        split_fingerprint=split.fingerprint,
+        window=window,
+        seed=config.seed,
+        synthetic=bool(known.manifest.get("synthetic", False)),
+        num_items=known.num_items,
+        columns=tuple(columns),
+        chance_purity=content.chance_purity(shared.categories),
+        versions=versions_here(),
+    )
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all runs are compared with.
+
+    Attributes:
+        text: the frozen text vectors, standardised, and which items have one; None where the Store has none.
+    """
+
+    store: Store
+    titles: list[str]
+    terms: np.ndarray
+    categories: np.ndarray
+    text: tuple[np.ndarray, np.ndarray] | None
+
+    @classmethod
+    def of(cls, store: Store) -> _Shared:
+        titles = ["", *(title or "" for title in store.table("items", ["title"])["title"].to_pylist())]
+        text = None
+        if "text" in store.vector_names:
+            frozen = store.vectors("text")
+            text = frozen.standardised()[1:], np.asarray(frozen.present[1:])
+        return cls(store, titles, item_terms(store), np.asarray(store.item_category[1:]), text)
+
+
+def _check(folder: Path, run: LoadedRun, first: tuple[Path, LoadedRun] | None) -> None:
+    if run.described["run"] == "RankingRun":
+        what = f"{run.described['config']['kind']} ranks what it is given and has no lists of the catalogue"
+        raise RunError(what, where=folder, fix="Name retrieval runs, such as sasrec or karma.")
+    if first is None:
+        return
+    for what in ("store", "split"):
+        one, other = getattr(first[1], what), getattr(run, what)
+        if one.fingerprint != other.fingerprint:
+            said = f"is of {what} {other.name!r} ({other.fingerprint}), {first[0]} of {one.name!r} ({one.fingerprint})"
+            raise RunError(said, where=folder, fix="Compare runs of one Store and one split.")
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with their parents' where two are alike; a place in the list where even these are."""
+    resolved = [folder.resolve() for folder in folders]
+    names = [path.name for path in resolved]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.name}" for path in resolved]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({place})" for place, name in enumerate(names, 1)]
+    # A run's name often ends in data, split and seed, which all have in common.
+    parts = [name.split(".") for name in names]
+    while len(parts) > 1 and min(map(len, parts)) > 1 and len({part[-1] for part in parts}) == 1:
+        parts = [part[:-1] for part in parts]
+    return [".".join(part) for part in parts]
+
+
+def _diagnosed(
+    name: str,
+    folder: Path,
+    run: LoadedRun,
+    shared: _Shared,
+    config: DiagnoseConfig,
+    window: str,
+    progress: Progress,
+) -> Diagnosis:
+    model: Any = run.model
+    store, split, kind = run.store, run.split, run.described["config"]["kind"]
+    embeds = hasattr(model, "user_vectors")
+    task = progress.add_task(f"{name}: lists", total=None)
+    max_len = getattr(model.config, "max_len", 50)
+    judged_model = vectors.with_items(model) if embeds else model
+    targets = config.targets or None
+    result = evaluate_retrieval(
+        judged_model, store, split, window, ks=(K,), max_len=max_len, targets=targets, seed=config.seed
+    )
+    numbers = _of_lists(result, store, shared)
+    spectra, notes, readings = (np.zeros(0), np.zeros(0)), list(result.notes), ()
+    width = 0
+    if embeds:
+        progress.update(task, description=f"{name}: vectors")
+        items = judged_model.item_vectors()[1:].float().cpu().numpy()
+        width = items.shape[1]
+        users = _user_vectors(judged_model, store, result.events, max_len)
+        spectra = vectors.spectrum(items), vectors.spectrum(users)
+        numbers |= _of_items(items, spectra[0], shared.categories)
+        if shared.text is not None:
+            text, present = shared.text
+            numbers["ridge"] = content.ridge_r2(items[present], text[present])
+        numbers |= _of_users(users, items[result.items - 1], spectra[1], config.seed)
+        words = title_words(shared.titles, config.decoder)
+        progress.update(task, description=f"{name}: fresh decoder", total=2 * config.decoder.steps, completed=0)
+        advance: Callable[[], None] = lambda: progress.advance(task)  # noqa: E731
+        found = decodability(users, result.items.astype(np.int64), result.users, words, config.decoder, advance)
+        if found is None:
+            notes.append("too few targets with a title for a fresh decoder.")
+        else:
+            numbers |= {
+                "told": found.own,
+                "told_shuffled": found.shuffled,
+                "told_unigram": found.unigram,
+                "told_gain": found.shuffled - found.own,
+            }
+    else:
+        notes.append(f"{kind} has no vectors: numbers of its lists alone.")
+    if config.attention and kind == "karma":
+        progress.update(task, description=f"{name}: attention", total=None)
+        try:
+            readings = attention_readings(
+                folder,
+                run.described["config"],
+                store,
+                result.events,
+                layers=config.layers,
+                heads=config.heads,
+                seed=config.seed,
+            )
+        except (ModelUnavailableError, StoreError, RunError) as error:
+            notes.append(f"no attention: {error}")
+    progress.remove_task(task)
+    return Diagnosis(
+        name=name,
+        kind=kind,
+        width=width,
+        targets=len(result.events),
+        numbers=numbers,
+        item_spectrum=spectra[0],
+        user_spectrum=spectra[1],
+        occurrences=np.sort(vectors.occurrences(result.lists[:, :K], store.num_items))[::-1],
+        readings=tuple(readings),
+        notes=tuple(notes),
+    )
+
+
+def _of_lists(result: RetrievalResult, store: Store, shared: _Shared) -> dict[str, float]:
+    """Hubs, meaning and hits of lists of K."""
+    lists = result.lists[:, :K]
+    counts = vectors.occurrences(lists, store.num_items)
+    js, others = js_at(lists, result.items, shared.terms)
+    hits = result.values[f"HR@{K}"]
+    cold = result.item_counts[result.items] <= COLD
+    numbers = {
+        "skew": vectors.skew(counts),
+        "coverage": float((counts > 0).mean()),
+        "popular": vectors.within_popular(lists, result.item_counts),
+        "js": float(js.mean()),
+        "js_others": float(others.mean()),
+        "hr": float(hits.mean()),
+        "cold_targets": float(cold.sum()),
+    }
+    return numbers | ({"hr_cold": float(hits[cold].mean())} if cold.any() else {})
+
+
+def _of_items(items: np.ndarray, shares: np.ndarray, categories: np.ndarray) -> dict[str, float]:
+    """How item vectors fill their space, and whether neighbours are alike."""
+    return {
+        "rank": vectors.effective_rank(shares),
+        "rank_share": vectors.effective_rank(shares) / items.shape[1],
+        "stable": vectors.stable_rank(shares),
+        "top": float(shares[0]),
+        "cosine": vectors.mean_cosine(items),
+        "uniformity": vectors.uniformity(items),
+        "purity": content.category_purity(items, categories),
+    }
+
+
+def _of_users(users: np.ndarray, targets: np.ndarray, shares: np.ndarray, seed: int) -> dict[str, float]:
+    some = (users != 0).any(1)
+    return {
+        "user_rank": vectors.effective_rank(shares),
+        "user_cosine": vectors.mean_cosine(users[some]),
+        "alignment": vectors.alignment(users[some], targets[some]),
+    }
+
+
+def _of_text(shared: _Shared) -> Diagnosis:
+    """The frozen text vectors as a column: what the runs' item vectors may be compared with."""
+    assert shared.text is not None
+    text, present = shared.text
+    text = text[present]
+    shares = vectors.spectrum(text)
+    return Diagnosis(
+        name="frozen text vectors",
+        kind="",
+        width=text.shape[1],
+        numbers=_of_items(text, shares, shared.categories[present]),
+        item_spectrum=shares,
+    )
+
+
+def _user_vectors(model: Any, store: Store, events: np.ndarray, max_len: int) -> np.ndarray:
+    """h before each event; histories of like length are read together."""
+    order = np.argsort(events - store.user_indptr[np.searchsorted(store.user_indptr, events, "right") - 1])
+    out: np.ndarray | None = None
+    with judging(model):
+        for start in range(0, len(events), 256):
+            rows = order[start : start + 256]
+            requests = requests_before_events(store, events[rows], max_len)
+            found = model.user_vectors(requests.to(model.made.device)).float().cpu().numpy()
+            out = np.zeros((len(events), found.shape[1]), np.float32) if out is None else out
+            out[rows] = found
+    assert out is not None
+    return out

@@ -1,0 +1,58 @@
+"""The fresh decoder tells what is in a vector, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from penchant.evaluation.diagnostics.decoder import DecoderConfig, decodability, title_words, unigram_nll
+
+SMALL = DecoderConfig(steps=60, rows=32, width=16, words=20, longest=4, lr=2e-2)
+TITLES = ["", *(f"{colour} {thing}" for colour in ("red", "blue", "green", "grey") for thing in ("cup", "bowl"))]
+
+
+def some_targets(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A vector that is its target's own, with a little noise; targets; owners with four targets each."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(1, len(TITLES), 240)
+    of_item = rng.normal(size=(len(TITLES), 6))
+    return (of_item[targets] + 0.1 * rng.normal(size=(240, 6))).astype(np.float32), targets, np.arange(240) // 4
+
+
+def test_titles_become_their_most_frequent_words() -> None:
+    words = title_words(["", "The cup", "cup, the CUP!", "bowl of rice"], DecoderConfig(words=2, longest=3))
+    assert words.tolist() == [[-1, -1, -1], [3, 2, 0], [2, 3, 2], [1, 1, 1]]
+
+
+def test_vectors_that_hold_the_title_tell_it() -> None:
+    users, targets, owners = some_targets()
+    ticks: list[None] = []
+    found = decodability(users, targets, owners, title_words(TITLES, SMALL), SMALL, lambda: ticks.append(None))
+    assert found is not None
+    assert found.own < 0.2 < found.shuffled < found.unigram
+    assert found.targets == 60
+    assert len(ticks) == 2 * SMALL.steps
+    assert decodability(users, targets, owners, title_words(TITLES, SMALL), SMALL) == found
+
+
+def test_vectors_of_noise_tell_no_more_than_anothers() -> None:
+    users, targets, owners = some_targets()
+    noise = np.random.default_rng(9).normal(size=users.shape).astype(np.float32)
+    found = decodability(noise, targets, owners, title_words(TITLES, SMALL), SMALL)
+    assert found is not None
+    assert found.own > 0.7 * found.shuffled
+
+
+def test_too_few_targets_are_not_judged() -> None:
+    users, targets, owners = some_targets()
+    words = title_words(TITLES, SMALL)
+    assert decodability(users[:40], targets[:40], owners[:40], words, SMALL) is None
+    assert decodability(np.zeros_like(users), targets, owners, words, SMALL) is None
+    assert decodability(users, targets, owners, np.full_like(words, -1), SMALL) is None
+
+
+def test_unigram_is_the_mean_surprise_of_a_word() -> None:
+    learn, judge = np.array([[2, 0, -1], [2, 1, 0]]), np.array([[1, 0, -1], [3, -1, -1]])
+    counts = {0: 3, 1: 2, 2: 3, 3: 1}
+    expected = -np.mean([np.log(counts[w] / 9) for w in (1, 0, 3)])
+    assert unigram_nll(learn, judge) == pytest.approx(expected)

@@ -1,0 +1,190 @@
+"""Diagnosing tiny runs: what is compared, what is left out with a word, what is refused, and the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from penchant.cli.main import main
+from penchant.data.split import load_split
+from penchant.data.store import Store
+from penchant.encoders.encode import encode_store
+from penchant.errors import RunError
+from penchant.evaluation.diagnostics.decoder import DecoderConfig
+from penchant.evaluation.diagnostics.page import render_page
+from penchant.evaluation.diagnostics.report import GROUPS, Diagnosis, DiagnosticsReport, render_terminal
+from penchant.evaluation.diagnostics.vectors import effective_rank, spectrum
+from penchant.papers.karma.model import KarmaConfig
+from penchant.papers.karma.objective import KarmaObjectiveConfig
+from penchant.recipes.controls import popularity, sasrec
+from penchant.recipes.diagnose import DiagnoseConfig, diagnose
+from penchant.recipes.karma.run import LEARNER, KarmaRun
+from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
+from penchant.recipes.runs import RUN, load_run, train_run
+from penchant.training.loop import TrainConfig
+from tests.factories import make_store
+from tests.tiny_models import save_language_model, save_text_model
+
+QUIET = Console(quiet=True)
+SMALL = DiagnoseConfig(targets=120, decoder=DecoderConfig(steps=4, rows=16, width=8, words=30, longest=4))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folders of tiny finished runs on one Store: popularity, sasrec, karma on frozen vectors and on texts."""
+    folder = tmp_path_factory.mktemp("diagnosed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
+        store = make_store(folder / "store")
+        encode_store(store, text=str(save_text_model(folder / "text")), image=None, device="cpu")
+        split = load_split(store, "temporal-successive")
+        language = str(save_language_model(folder / "language"))
+        train = TrainConfig(epochs=0.5, tensorboard=False, device="cpu")
+        karma = KarmaRun(
+            model=KarmaConfig(layers=2, width=8, backbone=language, item_backbone=language, item_words=6),
+            objective=KarmaObjectiveConfig(max_words=5),
+            continuation=ContinuationConfig(steps=2, rows=4, length=12),
+            warm_up=WarmUpConfig(part="none"),
+            train=train,
+        )
+        reading = replace(karma.model, items="text", item_tune="top")
+        made = {
+            "popularity": popularity(),
+            "sasrec": replace(sasrec(), train=train),
+            "karma": karma,
+            "reading": replace(karma, model=reading),
+        }
+        for name, run in made.items():
+            train_run(run, store, split, folder / name)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def report(runs: Path) -> DiagnosticsReport:
+    folders = [runs / name for name in ("popularity", "sasrec", "karma", "reading")]
+    return diagnose(folders, SMALL, QUIET)
+
+
+def column(report: DiagnosticsReport, name: str) -> Diagnosis:
+    return next(c for c in report.columns if c.name == name)
+
+
+def test_every_number_that_a_model_can_have_is_there(report: DiagnosticsReport) -> None:
+    all_of = {key for numbers in GROUPS.values() for key in numbers} - {"hr_cold"}  # the market has no cold item
+    for name in ("sasrec", "karma", "reading"):
+        numbers = column(report, name).numbers
+        assert set(numbers) - {"hr_cold"} == all_of
+        assert all(np.isfinite(value) for value in numbers.values())
+    assert [c.name for c in report.columns] == ["popularity", "sasrec", "karma", "reading", "frozen text vectors"]
+
+
+def test_numbers_are_those_of_the_runs_own_vectors(runs: Path, report: DiagnosticsReport) -> None:
+    loaded = load_run(runs / "sasrec", device="cpu")
+    items = loaded.model.item_vectors()[1:].detach().numpy()
+    assert column(report, "sasrec").numbers["rank"] == pytest.approx(effective_rank(spectrum(items)))
+    assert column(report, "sasrec").width == items.shape[1]
+    assert column(report, "sasrec").targets == 120
+
+
+def test_a_run_without_vectors_has_the_numbers_of_its_lists(report: DiagnosticsReport) -> None:
+    lists = column(report, "popularity")
+    assert {"skew", "coverage", "popular", "js", "js_others", "hr", "cold_targets"} <= set(lists.numbers)
+    assert not {"rank", "user_rank", "purity", "told"} & set(lists.numbers)
+    assert lists.notes[-1] == "popularity has no vectors: numbers of its lists alone."
+
+
+def test_attention_is_read_of_what_reads(report: DiagnosticsReport) -> None:
+    assert not column(report, "sasrec").readings
+    assert [(r.reader, r.weights) for r in column(report, "karma").readings] == [
+        ("decoder", weights) for weights in ("trained", "untouched", "random")
+    ]
+    readings = column(report, "reading").readings
+    assert [r.reader for r in readings] == ["decoder"] * 3 + ["item encoder"] * 3
+    assert [len(r.heads) for r in readings] == [2, 2, 2, 1, 1, 1]  # of two layers the last alone learns
+    for reading in (*readings, *column(report, "karma").readings):
+        assert set(reading.pictures) == {(layer + 1, 1) for layer in range(len(reading.heads))}
+        for weights in reading.pictures.values():
+            assert weights.sum(1) == pytest.approx(1, abs=1e-4)
+            assert len(weights) == len(reading.labels)
+            assert not np.triu(weights, 1).any()
+    trained, untouched, drawn = readings[3:]
+    assert trained.labels == untouched.labels
+    assert set(trained.labels) <= {"red", "blue", "green", "wool", "silk", "oak", "steel", "glass", "thing", "[UNK]"}
+    assert trained.heads != untouched.heads != drawn.heads
+
+
+def test_the_page_loads_nothing_and_shows_all(report: DiagnosticsReport) -> None:
+    page = render_page(report)
+    assert "synthetic data" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count("<svg") == 3  # two spectra and the hubs
+    for name in ("popularity", "sasrec", "karma", "reading", "as it began", "random", "frozen text vectors"):
+        assert name in page
+    # Decoder: random, untouched and two trained, of two maps and two grids each; item encoder: three of one and two.
+    assert page.count('class="map"') == 4 * 4 + 3 * 3
+    assert "synthetic data" in render_page(replace(report, synthetic=True))
+
+
+def test_the_table_says_which_way_collapse_is(report: DiagnosticsReport) -> None:
+    console = Console(width=220, file=io.StringIO(), record=True)
+    console.print(render_terminal(replace(report, synthetic=True)))
+    text = console.export_text()
+    assert "synthetic data" in text
+    assert re.search(r"effective rank +low ", text)
+    assert re.search(r"barcode index +high ", text)
+
+
+def test_runs_of_another_split_and_rankers_are_refused(runs: Path, tmp_path: Path) -> None:
+    store = Store(runs / "store")
+    train_run(popularity(), store, load_split(store, "loo"), tmp_path / "loo")
+    with pytest.raises(RunError, match=r"is of split 'loo'.*Compare runs of one Store and one split"):
+        diagnose([runs / "popularity", tmp_path / "loo"], SMALL, QUIET)
+    described = tmp_path / "loo" / RUN
+    described.write_text(described.read_text().replace("CountRun", "RankingRun"))
+    with pytest.raises(RunError, match="popularity ranks what it is given and has no lists of the catalogue"):
+        diagnose([tmp_path / "loo"], SMALL, QUIET)
+    with pytest.raises(RunError, match="no finished run here"):
+        diagnose([tmp_path], SMALL, QUIET)
+
+
+def test_a_karma_run_whose_backbone_is_gone_says_why_it_has_no_attention(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path))
+    language = runs / "language"
+    away = language.rename(tmp_path / "away")
+    try:
+        found = diagnose([runs / "karma"], SMALL, QUIET).columns[0]
+    finally:
+        away.rename(language)
+    assert not found.readings
+    assert any(note.startswith("no attention: ") for note in found.notes)
+    assert (runs / "karma" / LEARNER).is_dir()
+
+
+def test_the_command_writes_table_and_page(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ["--targets", "60", "--decoder.steps", "2"]
+    assert main(["report", "diagnostics", str(runs / "popularity"), str(runs / "sasrec"), *short]) == 0
+    assert "wrote diagnostics.html" in capsys.readouterr().out
+    assert "Collapse diagnostics" in (tmp_path / "diagnostics.html").read_text()
+    assert main(["report", "diagnostics", str(runs / "sasrec"), "--out", "nowhere/page.html"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["report", "diagnostics", str(runs / "sasrec"), "--heads", "0"]) == 2
+    assert "count from 1" in capsys.readouterr().err
+
+
+def test_validation_tells_whether_items_collapse(runs: Path) -> None:
+    for log in (runs / "sasrec", runs / "karma" / LEARNER):
+        last = (log / "metrics.jsonl").read_text().splitlines()[-1]
+        assert "valid/Effective rank" in last
+        assert "valid/Mean cosine" in last
