@@ -28,9 +28,9 @@ from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
 from penchant.recipes import controls
 from penchant.recipes.funnel import FunnelRun, TrainedFunnel, funnel_of, run_funnel, shortened
+from penchant.recipes.karma.places import measure_places, places_table
 from penchant.recipes.karma.run import LEARNER, KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
-from penchant.recipes.places import measure_places, places_table
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.app import create_app
 from penchant.serve.bundle import Bundle

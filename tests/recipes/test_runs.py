@@ -23,11 +23,12 @@ from penchant.evaluation.slices import popularity_slices
 from penchant.funnel.features import SIMILARITY_FEATURES, Features
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
-from penchant.recipes import controls, runs, sequential
+from penchant.recipes import controls, runs
 from penchant.recipes.dmae import run as dmae
 from penchant.recipes.judge import judge_run, metrics_table
 from penchant.recipes.named import recipe_of
 from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, flat, load_features, load_run, train_run
+from penchant.recipes.t2diff import baselines
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from tests.factories import give_vectors, make_store
 
@@ -42,7 +43,7 @@ def short(run: Run, epochs: float = 2.0) -> Run:
     return replace(run, train=replace(run.train, epochs=epochs, tensorboard=False, device="cpu"))
 
 
-@pytest.mark.parametrize("name", [*(r.__name__ for r in (*controls.RETRIEVAL, *sequential.RETRIEVAL)), *RANKERS])
+@pytest.mark.parametrize("name", [*(r.__name__ for r in (*controls.RETRIEVAL, *baselines.RETRIEVAL)), *RANKERS])
 def test_every_recipe_trains_and_is_judged(store: Store, tmp_path: Path, name: str) -> None:
     split = load_split(store, "temporal-successive")
     train_run(short(recipe_of(name)), store, split, tmp_path)

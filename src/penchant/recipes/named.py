@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from penchant.errors import ConfigError
-from penchant.recipes import controls, sequential
+from penchant.recipes import controls
 from penchant.recipes.dmae import run as dmae
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
+from penchant.recipes.t2diff import baselines
 from penchant.recipes.t2diff import run as t2diff
 from penchant.recipes.ulim import run as ulim
 
 RECIPES = (
     *controls.RETRIEVAL,
-    *sequential.RETRIEVAL,
+    *baselines.RETRIEVAL,
     *karma.RETRIEVAL,
     *t2diff.RETRIEVAL,
     *ulim.RETRIEVAL,

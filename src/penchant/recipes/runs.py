@@ -277,7 +277,16 @@ def _check_lengths(run: SequenceRun | PrefixRun) -> None:
 def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str, float]:
     """What decides between the weights of a retrieval model's steps, and whether its item vectors collapse."""
     made = with_items(model)
-    judged = evaluate_retrieval(made, store, split, "valid", ks=(10,), max_len=max_len, targets=VALID_TARGETS)
+    # A model of several interests scores by itself: it has no one vector of a user.
+    judged = evaluate_retrieval(
+        model if hasattr(model, "score_items") else made,
+        store,
+        split,
+        "valid",
+        ks=(10,),
+        max_len=max_len,
+        targets=VALID_TARGETS,
+    )
     return judged.metrics() | item_spread(made.made)
 
 

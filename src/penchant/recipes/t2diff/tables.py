@@ -11,6 +11,7 @@ from dataclasses import replace
 from penchant.recipes import controls
 from penchant.recipes.rows import ResultTable, Row, at_rates
 from penchant.recipes.runs import Run, SequenceRun
+from penchant.recipes.t2diff import baselines as sequence
 from penchant.recipes.t2diff.run import T2DiffRun, mixed_attention, t2diff, t2diff_algorithm_1, t2diff_literal
 
 ML1M, BEAUTY = "ml-1m-all", "beauty"
@@ -25,7 +26,16 @@ LAST_BETA = {10: 0.9798, 50: 0.5, 200: 0.1137}
 
 def baselines() -> dict[str, SequenceRun]:
     """The other models of Table 2, each by its recipe; one more is one line more."""
-    return {"sasrec": controls.sasrec(), "gru4rec": controls.gru4rec()}
+    return {
+        "sasrec": controls.sasrec(),
+        "gru4rec": controls.gru4rec(),
+        "caser": sequence.caser(),
+        "bert4rec": sequence.bert4rec(),
+        "stosa": sequence.stosa(),
+        "contrast-vae": sequence.contrast_vae(),
+        "diffurec": sequence.diffurec(),
+        "dat": sequence.dat(),
+    }
 
 
 def forms() -> dict[str, T2DiffRun]:

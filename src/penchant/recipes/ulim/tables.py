@@ -12,7 +12,7 @@ from dataclasses import replace
 from penchant.data.batch import SequenceDataConfig
 from penchant.recipes import controls
 from penchant.recipes.rows import ResultTable, Row
-from penchant.recipes.runs import Run, SequenceRun
+from penchant.recipes.runs import PrefixRun, Run, SequenceRun
 from penchant.recipes.ulim.run import UlimRun, ulim
 
 BAZAAR, ML1M, SPLIT = "bazaar-large", "ml-1m-all", "temporal-successive"
@@ -47,16 +47,23 @@ def sasrec(data: str) -> SequenceRun:
     return replace(run, data=batches, train=replace(run.train, epochs=epochs, evaluate_every=epochs / 4))
 
 
-def table1(data: str) -> ResultTable:
-    """ULIM beside the others, each with its usual short history and with the long one that ULIM reads. Three seeds.
-
-    YouTube DNN, MIND and ComiRec, short and long, belong here: a line each in `runs`, of the same width, targets and
-    minutes.
-    """
-    runs: dict[str, Run] = {
-        "sasrec": sasrec(data),
-        "ulim": paper_run(data),
+def by_prefixes(data: str) -> dict[str, PrefixRun]:
+    """YouTube DNN, MIND and ComiRec with histories of 50, and of a thousand."""
+    epochs = {BAZAAR: 0.1, ML1M: 2.0}[data]
+    runs = {
+        "youtube-dnn": controls.youtube_dnn(),
+        "mind": controls.mind(),
+        "comirec-sa": controls.comirec_sa(),
+        "comirec-dr": controls.comirec_dr(),
     }
+    runs |= {f"{name}-long": controls.long(run) for name, run in runs.items()}
+    train = {"epochs": epochs, "evaluate_every": epochs / 4, "tensorboard": False}
+    return {name: replace(run, train=replace(run.train, **train)) for name, run in runs.items()}
+
+
+def table1(data: str) -> ResultTable:
+    """ULIM beside the others, each with its usual short history and with a long one, as ULIM reads. Three seeds."""
+    runs: dict[str, Run] = {"sasrec": sasrec(data), **by_prefixes(data), "ulim": paper_run(data)}
     return _table("table1", data, runs, seeds=3)
 
 
