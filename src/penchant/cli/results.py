@@ -34,7 +34,7 @@ class Reproduce:
     """
 
     table: Positional[str]
-    """A paper (controls, karma, t2diff, dmae), or one of its tables (controls-calibration, t2diff-table2, ...)."""
+    """A paper (controls, karma, t2diff, ulim, dmae), or one of its tables (t2diff-table2, ...)."""
     rows: tuple[str, ...] = ()
     """Only these rows."""
     data: tuple[str, ...] = ()
