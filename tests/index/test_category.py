@@ -93,6 +93,14 @@ def compare(rng: np.random.Generator, shop: Shop, index: CategoryIndex, batch: i
         assert found.scores.tolist() == [[scores for _, scores in row] for row in each]
         assert found.filled.tolist() == [[np.count_nonzero(items) for items, _ in row] for row in each]
         assert found.short_filled.tolist() == [np.count_nonzero(items) for items, _ in expected]
+        for row, of, mass in zip(interests, categories.tolist(), found.log_mass.tolist(), strict=True):
+            for query, category, told in zip(row, of, mass, strict=True):
+                own = [float(query @ v) for v, c in shop.stock.values() if c == category > 0]
+                assert told == pytest.approx(np.logaddexp.reduce(own) if own else -np.inf, rel=1e-5, abs=1e-5)
+        one_by_one = index.search_all(queries, inside, names, k + 1, k, exclude=out_of, deadline=np.inf)
+        assert one_by_one.searched == found.searched == asked
+        assert torch.equal(one_by_one.items, found.items)
+        assert torch.equal(one_by_one.short_items, found.short_items)
         items, scores = index.search_within(inside, names, k, exclude=out_of)
         assert torch.equal(items, found.items)
         assert torch.equal(scores, found.scores)
@@ -125,6 +133,20 @@ def test_lists_are_those_of_a_loop_whatever_came_and_went(
         for _ in range(changes):
             change(rng, shop, index)
             compare(rng, shop, index, *size)
+
+
+def test_after_the_deadline_no_further_category_is_begun() -> None:
+    _, index = opened(np.random.default_rng(0), 20)
+    vectors, categories = torch.ones(2, 3, WIDTH), torch.tensor([[1, 2, 3], [3, 1, 2]])
+    all_of = index.search_all(vectors[:, 0], vectors, categories, 5, 4)
+    late = index.search_all(vectors[:, 0], vectors, categories, 5, 4, deadline=0.0)
+    assert late.searched == 1
+    assert torch.equal(late.items[:, 0], all_of.items[:, 0])
+    assert torch.equal(late.short_items, all_of.short_items)
+    assert not late.items[:, 1:].any()
+    assert late.filled[:, 1:].tolist() == [[0, 0], [0, 0]]
+    assert torch.isneginf(late.log_mass[:, 1:]).all()
+    assert (all_of.filled > 0).all()
 
 
 def test_real_vectors_find_what_exact_search_of_the_category_finds() -> None:

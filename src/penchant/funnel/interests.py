@@ -9,13 +9,27 @@ number was asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 Merge = Literal["quota", "factorised", "raw"]
+
+
+class Interests(NamedTuple):
+    """A short-term vector and K long-term ones, all in one space with the items'; the likeliest category first.
+
+    Attributes:
+        vectors: zero where there is none.
+        categories: what each may retrieve from: 0 = the whole catalogue in column 0, in others that there is none.
+        weights: probability of each category; 1 in column 0.
+    """
+
+    vectors: Float[Tensor, "B K D"]
+    categories: Int[Tensor, "B K"]
+    weights: Float[Tensor, "B K"]
 
 
 @dataclass(frozen=True)

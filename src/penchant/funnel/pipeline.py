@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from penchant.errors import ConfigError, RunError
 from penchant.funnel.fusion import Fusion
 from penchant.funnel.merge import merge_quota, merge_rrf
 from penchant.funnel.rank import ModelScorer
-from penchant.funnel.retrieve import EmbeddingRetriever, ScoreRetriever, retriever
+from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Retriever, Scorer
 from penchant.models import load_model
@@ -213,14 +214,11 @@ class Funnel:
         """
         if exclude_seen == self.settings.exclude_seen:
             return self
-        sources: list[Retriever] = []
-        for source in self.retrievers:
-            if isinstance(source, EmbeddingRetriever):
-                sources.append(EmbeddingRetriever(source.name, source.model, source.index, exclude_seen=exclude_seen))
-            elif isinstance(source, ScoreRetriever):
-                sources.append(ScoreRetriever(source.name, source.model, exclude_seen=exclude_seen))
-            else:
+        sources = [copy(source) for source in self.retrievers]
+        for source in sources:
+            if not hasattr(source, "exclude_seen"):
                 raise ValueError(f"channel {source.name!r}: a {type(source).__name__} has no exclude_seen")
+            source.exclude_seen = exclude_seen
         settings = replace(self.settings, exclude_seen=exclude_seen)
         return Funnel(sources, self.prerank, self.rank, settings, self.fusion)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from penchant.data.history import Requests
+from penchant.funnel.interests import InterestLists, Merge, merge_interests
+from penchant.funnel.interests import Interests as CategoryInterests
 from penchant.funnel.stages import Candidates, CatalogueScorer, Embedder, Retriever
 from penchant.index.base import Index
+from penchant.index.category import CategoryIndex
 from penchant.index.exact import ExactIndex, best_items
 
 BLOCK_SCORES = 2**22
@@ -137,6 +141,74 @@ class InterestRetriever(Retriever):
         return Candidates.of_channel(self.name, pool.gather(1, order), scores.gather(1, order))
 
 
+@runtime_checkable
+class CategorySearcher(Protocol):
+    """A model of a vector for the whole catalogue and of others for one category each: ULIM."""
+
+    num_items: int
+    item_category: Int[Tensor, " I"]
+
+    @property
+    def merge(self) -> Merge:
+        """How the lists become one."""
+        ...
+
+    @property
+    def short_share(self) -> float:
+        """The whole catalogue's share of the merged list, with quotas."""
+        ...
+
+    def searches(self, requests: Requests) -> CategoryInterests:
+        """The vectors of each request, with where each searches."""
+        ...
+
+    def item_vectors(self) -> Float[Tensor, "I D"]:
+        """I = num_items + 1; row 0 is padding and never retrieved."""
+        ...
+
+
+class CategoryRetriever(Retriever):
+    """Searches the catalogue with one vector and some categories with one each; the lists are merged. ULIM, 2.2.
+
+    Requests are on the model's device, and the model in evaluation mode. A request without history finds nothing.
+
+    Args:
+        index: of the model's item vectors and categories.
+        exclude_seen: leave out what is in the request's history, as far as it goes.
+        deadline_ms: no further category is begun so long after a block of requests was; None searches all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: CategorySearcher,
+        index: CategoryIndex,
+        *,
+        exclude_seen: bool = False,
+        deadline_ms: float | None = None,
+    ) -> None:
+        self.name, self.model, self.index = name, model, index
+        self.exclude_seen, self.deadline_ms = exclude_seen, deadline_ms
+
+    @torch.no_grad()
+    def retrieve(self, requests: Requests, k: int) -> Candidates:
+        """See `Retriever.retrieve`."""
+        return _concatenated([self._retrieve(part, k) for part in _parts(requests, BLOCK_REQUESTS)])
+
+    def _retrieve(self, requests: Requests, k: int) -> Candidates:
+        deadline = None if self.deadline_ms is None else time.perf_counter() + self.deadline_ms / 1000
+        vectors, categories, weights = self.model.searches(requests)
+        seen = requests.history if self.exclude_seen else None
+        found = self.index.search_all(
+            vectors[:, 0], vectors[:, 1:], categories[:, 1:], k, k, exclude=seen, deadline=deadline
+        )
+        known = (vectors[:, 0] != 0).any(1, keepdim=True)  # a zero vector says nothing
+        short = torch.where(known, found.short_items, 0)
+        lists = InterestLists(short, found.short_scores, found.items, found.scores, found.log_mass, weights[:, 1:])
+        merged = merge_interests(lists, k, self.model.merge, self.model.short_share)
+        return Candidates.of_channel(self.name, merged.items, -merged.keys.float())
+
+
 def diversified(
     scores: Float[Tensor, "B N"], categories: Int[Tensor, "B N"], diversity: float, k: int
 ) -> Int[Tensor, "B K"]:
@@ -161,11 +233,18 @@ def diversified(
 
 
 def retriever(name: str, model: Any, *, index: Index | None = None, exclude_seen: bool = False) -> Retriever:
-    """A channel of whatever the model offers: scores of all items, or vectors (then searched exactly, or in `index`).
+    """A channel of whatever the model offers: vectors of categories, scores of all items, or one vector.
+
+    Args:
+        index: what searches the one vector; an exact one if None.
 
     Raises:
-        ValueError: the model is neither a CatalogueScorer nor an Embedder.
+        ValueError: the model is none of CategorySearcher, CatalogueScorer and Embedder.
     """
+    if hasattr(model, "searches"):
+        with torch.no_grad():
+            by_category = CategoryIndex(model.item_vectors(), model.item_category)
+        return CategoryRetriever(name, model, by_category, exclude_seen=exclude_seen)
     if hasattr(model, "score_items"):
         return ScoreRetriever(name, model, exclude_seen=exclude_seen)
     if hasattr(model, "user_vectors"):

@@ -91,9 +91,14 @@ class Candidates:
 
 
 class Retriever(ABC):
-    """Finds up to k items of the whole catalogue for each request: a channel."""
+    """Finds up to k items of the whole catalogue for each request: a channel.
+
+    Attributes:
+        exclude_seen: whether lists leave out what is in the request's history; absent where a channel has no choice.
+    """
 
     name: str
+    exclude_seen: bool
 
     @abstractmethod
     def retrieve(self, requests: Requests, k: int) -> Candidates:

@@ -9,6 +9,7 @@ need no lock and see all of a write or nothing of it. One write runs at a time; 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -36,6 +37,9 @@ class Found:
         items, scores: of each category asked for.
         filled: how many items those lists have: fewer than K says that the category has no more (or is not known).
         short_items, short_scores, short_filled: the same of the whole corpus, L = `k_short`.
+        log_mass: log of the sum of exp(score) over all items of a category, found, excluded or neither; -inf where
+            there is none.
+        searched: columns of categories searched before the deadline: the lists of those after are empty.
     """
 
     items: Int[Tensor, "B C K"]
@@ -44,6 +48,8 @@ class Found:
     short_items: Int[Tensor, "B L"]
     short_scores: Float[Tensor, "B L"]
     short_filled: Int[Tensor, " B"]
+    log_mass: Float[Tensor, "B C"]
+    searched: int
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ class CategoryIndex(Index):
         """
         snapshot = self._snapshot
         self._check_within(query, k, exclude)
-        return _within(snapshot, query, categories, k, exclude)
+        return _within(snapshot, query, categories, k, exclude)[:2]
 
     def search_all(
         self,
@@ -168,9 +174,13 @@ class CategoryIndex(Index):
         k_each: int,
         *,
         exclude: Int[Tensor, "B S"] | None = None,
+        deadline: float | None = None,
     ) -> Found:
         """`search` for `short` and `search_within` for the interests, of one and the same state of the index.
 
+        Args:
+            deadline: a `time.perf_counter()`. The corpus and the first category are always searched, then category by
+                category until it has passed: give the likeliest first. None searches all, in fewer and larger products.
         Raises:
             ValueError: as both do.
         """
@@ -179,9 +189,19 @@ class CategoryIndex(Index):
         check_filters(len(short), snapshot.num_items, exclude, None)
         self._check_within(interests, k_each, exclude)
         short_items, short_scores = _whole(snapshot, short, k_short, exclude, None)
-        items, scores = _within(snapshot, interests, categories, k_each, exclude)
+        asked = categories.shape[1]
+        step = asked if deadline is None else 1
+        parts, searched = [], 0
+        while not parts or (searched < asked and time.perf_counter() < (deadline or 0.0)):
+            columns = slice(searched, searched + step)
+            parts.append(_within(snapshot, interests[:, columns], categories[:, columns], k_each, exclude))
+            searched = min(searched + step, asked)
+        if searched < asked:
+            rest = slice(searched, asked)
+            parts.append(_within(snapshot, interests[:, rest], torch.zeros_like(categories[:, rest]), k_each, exclude))
+        items, scores, mass = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         filled, short_filled = (items > 0).sum(2), (short_items > 0).sum(1)
-        return Found(items, scores, filled, short_items, short_scores, short_filled)
+        return Found(items, scores, filled, short_items, short_scores, short_filled, mass, searched)
 
     def add(self, items: Int[Tensor, " N"], vectors: Float[Tensor, "N D"], categories: Int[Tensor, " N"]) -> None:
         """Items come in, come back, or get another vector or category; all at once for every reader.
@@ -273,19 +293,22 @@ def _whole(
     if not len(added.items):
         return items, scores
     gone = None if available is None else ~available[added.items]
-    keys = torch.cat([encoded(scores, items), sorted_keys(*_best(added, gone, query, k, exclude))], dim=1)
+    best = _best(added, _scores(added, gone, query), k, exclude)
+    keys = torch.cat([encoded(scores, items), sorted_keys(*best)], dim=1)
     return decoded(keys.topk(k, dim=1).values)
 
 
 @torch.no_grad()
 def _within(
     snapshot: _Snapshot, query: Tensor, categories: Tensor, k: int, exclude: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Items, scores and log mass of each pair of request and category."""
     batch, width = categories.shape
     blocks, added, gone = snapshot.blocks, snapshot.added, snapshot.gone
     queries = query.flatten(0, 1)
     scores = torch.full((batch * width, k), -torch.inf)
     items = torch.zeros(batch * width, k, dtype=torch.int64)
+    mass = torch.full((batch * width,), -torch.inf)
     # Requests that ask for the same category are answered by one product.
     wanted, order = categories.flatten().sort()
     names, counts = wanted.unique_consecutive(return_counts=True)
@@ -298,20 +321,27 @@ def _within(
         new = added.taken((added.categories == category).nonzero()[:, 0]) if len(added.items) else added
         for some in pairs.split(max(1, BLOCK_SCORES // max(end - start, 1))):
             seen = None if exclude is None else exclude[some // width]
-            best, found = _best(block, out, queries[some], k, seen)
+            of = _scores(block, out, queries[some])
+            mass[some] = of.logsumexp(1)
+            best, found = _best(block, of, k, seen)
             if len(new.items):
-                both = sorted_keys(best, found), sorted_keys(*_best(new, None, queries[some], k, seen))
+                of = _scores(new, None, queries[some])
+                mass[some] = torch.logaddexp(mass[some], of.logsumexp(1))
+                both = sorted_keys(best, found), sorted_keys(*_best(new, of, k, seen))
                 found, best = decoded(torch.cat(both, dim=1).sort(dim=1, descending=True).values[:, :k])
             scores[some, : best.shape[1]], items[some, : best.shape[1]] = best, found
     items, scores = decoded(sorted_keys(scores, items))
-    return items.view(batch, width, k), scores.view(batch, width, k)
+    return items.view(batch, width, k), scores.view(batch, width, k), mass.view(batch, width)
 
 
-def _best(rows: _Rows, gone: Tensor | None, query: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`best_pairs` of each query among rows that are sorted by item."""
+def _scores(rows: _Rows, gone: Tensor | None, query: Tensor) -> Tensor:
+    """Of each query, [B, N]; -inf where a row is gone."""
     scores = query @ rows.vectors.T
-    if gone is not None:
-        scores.masked_fill_(gone, -torch.inf)
+    return scores if gone is None else scores.masked_fill_(gone, -torch.inf)
+
+
+def _best(rows: _Rows, scores: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`best_pairs` of each query among rows that are sorted by item; `scores` are its to change."""
     if exclude is not None and len(rows.items):
         place = torch.searchsorted(rows.items, exclude.contiguous()).clamp_(max=len(rows.items) - 1)
         row, column = (rows.items[place] == exclude).nonzero(as_tuple=True)

@@ -16,7 +16,7 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.funnel.interests import merge_interests
-from penchant.funnel.retrieve import retriever
+from penchant.funnel.retrieve import CategoryRetriever, retriever
 from penchant.models import Sizes
 from penchant.papers.ulim.model import DEPTH, ULIM, ULIMConfig
 from penchant.papers.ulim.objective import read
@@ -152,6 +152,45 @@ def test_the_catalogue_is_scored_in_the_order_of_the_merged_list(
     assert torch.isneginf(scores[:, 0]).all()
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    how=st.sampled_from(["quota", "factorised", "raw"]),
+    channels=st.sampled_from(["both", "short", "long"]),
+    exclude_seen=st.booleans(),
+    k=st.integers(1, NUM_ITEMS),
+    seed=st.integers(0, 99),
+)
+@torch.no_grad()
+def test_as_a_channel_it_finds_what_the_scored_catalogue_begins_with(
+    how: Any, channels: Any, exclude_seen: bool, k: int, seed: int
+) -> None:
+    model = made(seed, merge=how, channels=channels)
+    requests = histories([0, 2, 6, 14], seed)
+    found = retriever("ulim", model, exclude_seen=exclude_seen).retrieve(requests, k)
+    assert not found.items[0].any()
+    if exclude_seen:
+        for items, history in zip(found.items, requests.history, strict=True):
+            assert not set(items[items > 0].tolist()) & set(history.tolist())
+    else:
+        scores = model.score_items(requests)
+        for items, scored in zip(found.items[1:].tolist(), scores[1:], strict=True):
+            listed = [i for i in items if i]
+            assert listed == scored.argsort(descending=True, stable=True)[: len(listed)].tolist()
+            assert len(listed) == min(k, int(torch.isfinite(scored).sum())) or channels != "long"
+
+
+@torch.no_grad()
+def test_a_channel_past_its_deadline_answers_from_the_likeliest_category() -> None:
+    model, requests = made(), histories([9, 14])
+    channel = retriever("ulim", model)
+    assert isinstance(channel, CategoryRetriever)
+    in_time = channel.retrieve(requests, 6)
+    channel.deadline_ms = 0.0
+    late = channel.retrieve(requests, 6)
+    assert torch.equal(late.items, retriever("ulim", made(num_searched=1)).retrieve(requests, 6).items)
+    assert not torch.equal(late.items, in_time.items)
+
+
 @torch.no_grad()
 def test_a_long_vector_retrieves_from_its_category_alone() -> None:
     model = made()
@@ -181,14 +220,6 @@ def test_what_is_beyond_the_ordered_places_follows_by_the_short_vector(monkeypat
     rest = order[1][6:-1]
     assert rest == sorted(rest, key=lambda i: -float(short[i]))
     assert DEPTH >= 2000
-
-
-@torch.no_grad()
-def test_a_channel_finds_what_the_order_says() -> None:
-    model, requests = made(), histories([0, 5, 16])
-    found = retriever("ulim", model).retrieve(requests, 5)
-    assert not found.items[0].any()
-    assert found.items[1:].tolist() == model.score_items(requests)[1:].topk(5).indices.tolist()
 
 
 @torch.no_grad()

@@ -104,7 +104,7 @@ def _judged(
             probs = counted_categories(config, requests, model.item_category, model.num_categories, name)
         place = _place(probs, categories)
         out |= {f"{name} HR@{k}": place <= k for k in CATEGORY_KS}
-    interests = model.interests(requests, 0 if config.channels == "short" else config.num_searched)
+    interests = model.searches(requests)
     out["category"] = (interests.categories[:, 1:] == categories[:, None]).any(1) & (categories > 0)
     known = model.toward(requests, categories[:, None], torch.ones_like(categories[:, None]).to(vectors))
     oracle = known if config.channels != "short" else interests

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.funnel.interests import InterestLists, Merge, merge_interests
+from penchant.funnel.interests import InterestLists, Interests, Merge, merge_interests
 from penchant.index.exact import best_items
 from penchant.layers import MLP, Dropout, item_embedding
 from penchant.models import Sizes
@@ -68,20 +68,6 @@ class ULIMConfig(PGINConfig):
             raise ConfigError(f"short_share is {self.short_share}", fix="Set short_share to 0 to 1.")
         if not 1 / MAX_SCALE <= self.temperature < math.inf:
             raise ConfigError(f"temperature is {self.temperature}", fix=f"Set temperature to {1 / MAX_SCALE} or more.")
-
-
-class Interests(NamedTuple):
-    """A short-term vector and K long-term ones, all in one space with the items'.
-
-    Attributes:
-        vectors: zero where there is none.
-        categories: what each may retrieve from: 0 = the whole catalogue in column 0, in others that there is none.
-        weights: probability of each category; 1 in column 0.
-    """
-
-    vectors: Float[Tensor, "B K D"]
-    categories: Int[Tensor, "B K"]
-    weights: Float[Tensor, "B K"]
 
 
 class ULIM(nn.Module):
@@ -185,6 +171,10 @@ class ULIM(nn.Module):
         known = (categories > 0) & (pooled != 0).any(1, keepdim=True)
         return vectors.view(*categories.shape, self.config.width) * known[..., None]
 
+    def searches(self, requests: Requests) -> Interests:
+        """What serving searches with: K as configured, of the channels configured."""
+        return self.interests(requests, 0 if self.config.channels == "short" else self.config.num_searched)
+
     def interests(self, requests: Requests, k: int) -> Interests:
         """The short-term vector, and long-term ones of the k most probable categories; K here is k + 1.
 
@@ -206,7 +196,8 @@ class ULIM(nn.Module):
         now = requests.times_ms[places // max(history.shape[1], 1)]
         items, then = history.flatten()[places], times.flatten()[places]
         long = self.long_vectors(pooled, categories, items, now, then, segments)
-        vectors = torch.cat([self.short_vectors(pooled)[:, None], long], dim=1)
+        short = self.short_vectors(pooled) * (self.config.channels != "long")
+        vectors = torch.cat([short[:, None], long], dim=1)
         return Interests(vectors, F.pad(categories, (1, 0)), F.pad(weights, (1, 0), value=1.0))
 
     def category_probs(self, requests: Requests) -> Float[Tensor, "B C"]:
@@ -233,17 +224,19 @@ class ULIM(nn.Module):
         The first 2,048 places at least; the others follow by the short-term vector, or are -inf without one. All are
         -inf without a history.
         """
-        interests = self.interests(requests, 0 if self.config.channels == "short" else self.config.num_searched)
-        lists, short = self._searched(interests, self.item_vectors(), DEPTH)
-        merged = merge_interests(lists, DEPTH, self.config.merge, self.short_share)
-        if self.config.channels == "long":
-            scores = torch.full_like(short, -torch.inf)
-        else:  # from 0 downwards, below the first places, which count down to 1
-            scores = short - short.amax(1, keepdim=True).clamp(min=torch.finfo(short.dtype).min)
+        lists, short = self._searched(self.searches(requests), self.item_vectors(), DEPTH)
+        merged = merge_interests(lists, DEPTH, self.merge, self.short_share)
+        # From 0 downwards, below the first places, which count down to 1.
+        scores = short - short.amax(1, keepdim=True).clamp(min=torch.finfo(short.dtype).min)
         places = torch.arange(DEPTH, 0, -1, device=short.device).to(short).expand_as(merged.items)
         scores = scores.scatter(1, merged.items, places)
         scores[:, 0] = -torch.inf  # where empty slots have written too
         return scores
+
+    @property
+    def merge(self) -> Merge:
+        """How the lists become one."""
+        return self.config.merge
 
     @property
     def short_share(self) -> float:
@@ -257,8 +250,6 @@ class ULIM(nn.Module):
         short = (interests.vectors[:, 0] @ vectors.T).masked_fill(~known, -torch.inf)
         short[:, 0] = -torch.inf
         short_items, short_scores = best_items(short, min(depth, self.num_items))
-        if self.config.channels == "long":
-            short_items = torch.zeros_like(short_items)
         categories = interests.categories[:, 1:]
         block, begin = self._by_category()
         sizes = (begin[1:] - begin[:-1])[categories] * (categories > 0)
