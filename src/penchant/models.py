@@ -63,6 +63,7 @@ KINDS = {
     "diffurec": "penchant.baselines.retrieval.diffurec:DiffuRec",
     "dat": "penchant.baselines.retrieval.dat:DAT",
     "karma": "penchant.papers.karma.model:Karma",
+    "karma_generated": "penchant.papers.karma.generated:GeneratedKarma",
     "ulim": "penchant.papers.ulim.model:ULIM",
     "t2diff": "penchant.papers.t2diff.model:T2Diff",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",

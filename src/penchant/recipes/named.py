@@ -5,6 +5,7 @@ from __future__ import annotations
 from penchant.errors import ConfigError
 from penchant.recipes import controls
 from penchant.recipes.dmae import run as dmae
+from penchant.recipes.karma import generated
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
 from penchant.recipes.t2diff import baselines
@@ -15,6 +16,7 @@ RECIPES = (
     *controls.RETRIEVAL,
     *baselines.RETRIEVAL,
     *karma.RETRIEVAL,
+    *generated.RETRIEVAL,
     *t2diff.RETRIEVAL,
     *ulim.RETRIEVAL,
     *controls.RANKING,

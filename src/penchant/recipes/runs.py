@@ -57,6 +57,7 @@ from penchant.funnel.fields import Fields
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
+from penchant.recipes.karma.generated import GeneratedRun, train_generated
 from penchant.recipes.karma.run import KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.t2diff.run import T2DiffRun, train_t2diff
@@ -163,7 +164,7 @@ class RankingRun:
             raise ConfigError(f"actions_weight is {self.actions_weight}", fix="Set actions_weight to 0 or more.")
 
 
-Run = CountRun | SequenceRun | PrefixRun | RankingRun | KarmaRun | T2DiffRun | UlimRun
+Run = CountRun | SequenceRun | PrefixRun | RankingRun | KarmaRun | GeneratedRun | T2DiffRun | UlimRun
 
 
 def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
@@ -189,6 +190,10 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
             case KarmaRun():
                 validate = partial(_validated, store=store, split=split, max_len=run.model.max_len)
                 result = train_karma(run, store, split, out, sizes_of(store), validate)
+            case GeneratedRun():
+                validate = partial(_validated, store=store, split=split, max_len=run.data.max_len)
+                base = partial(train_run, run.base, store, split)
+                result = train_generated(run, store, split, out, sizes_of(store), validate, base)
             case UlimRun():
                 result = train_ulim(run, store, split, out, sizes_of(store))
             case T2DiffRun():

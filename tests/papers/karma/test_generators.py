@@ -257,6 +257,31 @@ def test_a_trained_head_tells_two_conditions_apart(kind: str) -> None:
         assert 0.12 < float(mine.std(0).mean()) < 0.45
 
 
+def test_a_shared_noise_makes_a_row_alone_what_it_is_in_company() -> None:
+    generator, (condition,) = awake(tiny("flow")), rows(4, 3)
+    together, alone = (
+        generator.sample(c, count=2, generator=torch.Generator().manual_seed(1), shared=True)
+        for c in (condition, condition[2:3])
+    )
+    torch.testing.assert_close(together[2:3], alone)
+
+
+def test_regression_says_the_mean_of_what_a_condition_may_mean() -> None:
+    generator = tiny("mse", target_width=2, condition_width=2)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=2e-2)
+    side = torch.arange(256) % 2
+    condition = nn.functional.one_hot(side).float()
+    for _ in range(150):
+        optimizer.zero_grad()
+        # Of either condition two answers, far apart, of which the first is three times as likely.
+        other = (torch.rand(256, 1) < 0.25).float()
+        generator.loss((1 - 2 * side[:, None]) * (1 - 4 * other).expand(-1, 2), condition).backward()
+        optimizer.step()
+    said = generator.sample(condition, count=5)
+    assert torch.equal(said, generator.sample(condition))
+    torch.testing.assert_close(said, torch.zeros(256, 2), atol=0.4, rtol=0)
+
+
 # The loss
 
 

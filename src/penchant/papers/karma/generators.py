@@ -1,7 +1,8 @@
 """KARMA's Eq. 8: heads that learn a frozen vector's distribution given a condition. Train-only, like `objective.py`.
 
-Three instances of one thing: what a denoiser is given, what it is asked, and how its answers become samples. The same
-heads can make the retrieval vectors of the paper's Table 2. Shapes: N rows, V the vector's width, C the condition's.
+Three instances of one thing: what a denoiser is given, what it is asked, and how its answers become samples; and the
+mean alone beside them. The same heads make the retrieval vectors of the paper's Table 2 (`generated.py`). Shapes: N
+rows, V the vector's width, C the condition's.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ LEVELS = 1000
 class GeneratorConfig:
     """Which instance of Eq. 8, and its size. The paper names the three and gives no size."""
 
-    kind: Literal["flow", "ddpm", "edm"] = "flow"
-    """Flow matching (Lipman et al. 2022), DDPM (Ho et al. 2020), or EDM (Karras et al. 2022)."""
+    kind: Literal["flow", "ddpm", "edm", "mse"] = "flow"
+    """Flow matching (Lipman et al. 2022), DDPM (Ho et al. 2020), EDM (Karras et al. 2022); or no process at all."""
     width: int = 256
     """Of the denoiser's residual stream."""
     blocks: int = 3
@@ -89,6 +90,26 @@ class Flow:
             middle = x + step / 2 * ask(x, i * step)
             x = x + step * ask(middle, (i + 0.5) * step)
         return x
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Nothing is noised: v is asked, given the condition alone, so that the answer is its conditional mean."""
+
+    steps: int
+
+    def times(self, target: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+        """Zero."""
+        return target.new_zeros(len(target))
+
+    def question(
+        self, target: Float[Tensor, "N V"], noise: Float[Tensor, "N V"], times: Float[Tensor, " N"]
+    ) -> Question:
+        return Question(torch.zeros_like(noise), times, target)
+
+    def sample(self, ask: Ask, draw: Draw) -> Tensor:
+        """Always the same."""
+        return ask(torch.zeros_like(draw()), 0.0)
 
 
 @dataclass(frozen=True)
@@ -210,7 +231,8 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, target_width: int, condition_width: int) -> None:
         super().__init__()
         self.config, self.target_width = config, target_width
-        self.process: Flow | DDPM | EDM = {"flow": Flow, "ddpm": DDPM, "edm": EDM}[config.kind](config.steps)
+        processes = {"flow": Flow, "ddpm": DDPM, "edm": EDM, "mse": Regression}
+        self.process: Flow | DDPM | EDM | Regression = processes[config.kind](config.steps)
         self.denoiser = Denoiser(target_width, condition_width, config.width, config.blocks)
 
     def loss(self, target: Float[Tensor, "N V"], condition: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
@@ -224,23 +246,31 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, condition: Float[Tensor, "N C"], *, count: int = 1, generator: torch.Generator | None = None
+        self,
+        condition: Float[Tensor, "N C"],
+        *,
+        count: int = 1,
+        generator: torch.Generator | None = None,
+        shared: bool = False,
     ) -> Float[Tensor, "N V"]:
         """The mean of `count` samples for each row, without gradients.
 
         Args:
             generator: what the noise comes from, on the condition's device; None = torch's own.
+            shared: one noise for all rows, so that a row's sample does not depend on its company.
         """
         if count < 1:
             raise ValueError(f"count is {count}, and a mean needs a sample")
 
         def draw() -> Tensor:
-            shape = len(condition), self.target_width
-            return torch.randn(shape, generator=generator, device=condition.device, dtype=condition.dtype)
+            shape = 1 if shared else len(condition), self.target_width
+            noise = torch.randn(shape, generator=generator, device=condition.device, dtype=condition.dtype)
+            return noise.expand(len(condition), -1)
 
         def ask(x: Tensor, clock: float) -> Tensor:
             return self.denoiser(x, x.new_full((len(x),), clock), condition)
 
+        count = 1 if isinstance(self.process, Regression) else count
         total = condition.new_zeros(len(condition), self.target_width)
         for _ in range(count):
             total += self.process.sample(ask, draw)

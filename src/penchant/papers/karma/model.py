@@ -224,11 +224,15 @@ class Karma(nn.Module):
 
     def user_vectors(self, requests: Requests) -> Float[Tensor, "B V"]:
         """The vector after the last action, or of the query after it; zero without either."""
-        requests = requests.last(self.config.max_len)
-        tokens, lengths = self.sequence(requests)
+        states, known = self.last_states(requests)
+        return self.users(states) * known[:, None]
+
+    def last_states(self, requests: Requests) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"]]:
+        """h_t, and whether there was anything to read."""
+        tokens, lengths = self.sequence(requests.last(self.config.max_len))
         if not tokens.shape[1]:
-            return tokens.new_zeros(len(requests), self.config.width)
-        return self.users(last_hidden(self.states(tokens), lengths)) * (lengths > 0)[:, None]
+            return tokens.new_zeros(len(requests), tokens.shape[2]), lengths > 0
+        return last_hidden(self.states(tokens), lengths), lengths > 0
 
     def sequence(self, requests: Requests) -> tuple[Float[Tensor, "B L D"], Int[Tensor, " B"]]:
         """What the decoder reads of each request, right-padded, and how much of it is real."""
