@@ -17,6 +17,7 @@ COMMANDS = {
     "encode": ("data", "Add frozen text and image vectors to a Store"),
     "train": ("train", "Train one model on one split of a Store"),
     "evaluate": ("train", "Judge a trained model, or a list made elsewhere, on the whole catalogue"),
+    "explain": ("explain", "Read in words what KARMA knows of a user"),
     "funnel": ("funnel", "Train and judge a whole funnel; write its report"),
     "export": ("serve", "Pack what serving needs of a funnel, and no more, into a bundle"),
     "serve": ("serve", "Serve a bundle over HTTP, with a page to look at it"),

@@ -54,6 +54,8 @@ class Requests:
         """The same requests with the last `max_len` actions of each history, and no more padding than needed."""
         lengths = self.lengths
         width = int(lengths.clamp(max=max_len).max()) if len(self) else 0
+        if width == self.history.shape[1]:
+            return self  # nothing to cut: no history is longer than the widest that is kept
         column = torch.arange(width, device=lengths.device) + (lengths - max_len).clamp(min=0)[:, None]
         inside = column < lengths[:, None]
         column = column.clamp(max=max(self.history.shape[1] - 1, 0))

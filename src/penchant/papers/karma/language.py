@@ -113,8 +113,23 @@ class Language(nn.Module):
         real = words >= 0
         if not real.any():
             return states.sum() * 0.0
-        head = self.words.weight if self.own_head is None else self.own_head
-        return F.cross_entropy(states[real] @ head.T, words[real])
+        return F.cross_entropy(self.logits(states[real]), words[real])
+
+    def logits(self, states: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """Of each of the catalogue's words."""
+        return states @ (self.words.weight if self.own_head is None else self.own_head).T
+
+
+def told_after_prompt(
+    model: Any, language: Language, prompt: Float[Tensor, "B D"], words: Int[Tensor, "B W"]
+) -> Float[Tensor, "B W D"]:
+    """States that tell each word from [prompt, begin, the words before]; the last word is never read.
+
+    Args:
+        model: KARMA, whose `states` are its decoder's.
+    """
+    begin = language.words.weight[language.vocabulary.begin].expand(len(prompt), 1, -1)
+    return model.states(torch.cat([prompt[:, None], begin, language.read(words[:, :-1])], 1))[:, 1:]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from penchant.data.batch import SequenceBatch
 from penchant.errors import ConfigError
 from penchant.layers import last_hidden
 from penchant.papers.karma.generators import Generator, GeneratorConfig, VisualTargets
-from penchant.papers.karma.language import Language
+from penchant.papers.karma.language import Language, told_after_prompt
 from penchant.papers.karma.model import Karma
 
 ALONE = 0.1
@@ -160,10 +160,8 @@ class KarmaObjective(nn.Module):
 
     def told_from(self, model: Karma, h: Float[Tensor, "B D"], words: Int[Tensor, "B W"]) -> Float[Tensor, "B W D"]:
         """Task 2: states that tell each word from [adapter(h_t), begin, the words before]. No history is there."""
-        language = self._language
-        prompt = h[:, None] if self.config.literal else self.adapted(self.adapter(h).float())[:, None]
-        begin = language.words.weight[language.vocabulary.begin].expand(len(h), 1, -1)
-        return model.states(torch.cat([prompt, begin, language.read(words[:, :-1])], 1))[:, 1:]
+        prompt = h if self.config.literal else self.adapted(self.adapter(h).float())
+        return told_after_prompt(model, self._language, prompt, words)
 
     def _told_after(
         self, model: Karma, tokens: Float[Tensor, "B L D"], lengths: Int[Tensor, " B"], words: Int[Tensor, "B W"]

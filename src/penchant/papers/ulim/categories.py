@@ -5,7 +5,7 @@ Everything here serves: its loss is in `objective.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from penchant.data.history import HistoryParts, Requests
 from penchant.errors import ConfigError
 from penchant.layers import MLP
 from penchant.models import Sizes
-from penchant.papers.ulim.sequences import GAPS, Actions, PooledSelfAttention, gap_buckets
+from penchant.papers.ulim.sequences import GAPS, Actions, PooledSelfAttention, gap_buckets, looked_up
 
 COUNTS = 12
 """Buckets of how often a category occurs, each twice as wide as the one before."""
@@ -149,12 +149,11 @@ class PGIN(nn.Module):
         """What comes next, from at most `max_len` actions; C = num_categories + 1."""
         requests = requests.last(self.config.max_len)
         history, times, now = requests.history, requests.history_times_ms, requests.times_ms[:, None]
-        categories = self.item_category[history]
+        categories = looked_up(self.item_category, history)
         recent, earlier = self.config.places(requests.lengths, history.shape[1])
         inside = recent | earlier
         seen = visited(categories, inside, self.num_categories)
-        x = self.actions(history, categories, now.expand_as(times), times)
-        short = self._short(x, requests.lengths)
+        short = self.short(*self._read(requests.last(self.config.short_len)))
         features = self.features(self._features(requests, seen, inside))
         # The pointer.
         since = times.gather(1, (seen.last - 1).clamp(min=0)) if times.shape[1] else seen.last
@@ -169,7 +168,7 @@ class PGIN(nn.Module):
         else:
             pointer = _distribution(self.linear(context))
         # The generator.
-        pooled = torch.stack([self._long(x, categories, inside, seen, told), short], dim=1)
+        pooled = torch.stack([self._long(requests, inside, seen, told), short], dim=1)
         both = torch.ones(pooled.shape[:2], dtype=torch.bool, device=pooled.device)
         mixed = self._attention(self.fuse_query(features), self.fuse_key(pooled), both)
         generated = (mixed[:, None] @ self.fuse_value(pooled))[:, 0]
@@ -179,36 +178,51 @@ class PGIN(nn.Module):
         gate = gate * (seen.counts > 0).any(1)
         return Prediction(gate[:, None] * pointer + (1 - gate)[:, None] * generator, pointer, generator, gate)
 
-    def _short(self, x: Float[Tensor, "B S D"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """The recent part, without the padding that others' earlier parts would be."""
-        width = min(self.config.short_len, x.shape[1])
-        at = torch.arange(width, device=x.device) + (lengths - width).clamp(min=0)[:, None]
-        last = x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
-        return self.short(last, at < lengths[:, None])
+    def _read(self, requests: Requests) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B S"]]:
+        """Every action as a vector, and which are real."""
+        now = requests.times_ms[:, None].expand_as(requests.history)
+        categories = looked_up(self.item_category, requests.history)
+        return self.actions(requests.history, categories, now, requests.history_times_ms), requests.mask
 
     def _long(
-        self,
-        x: Float[Tensor, "B S D"],
-        categories: Int[Tensor, "B S"],
-        inside: Bool[Tensor, "B S"],
-        seen: Visited,
-        told: Float[Tensor, "B M D"],
+        self, requests: Requests, inside: Bool[Tensor, "B S"], seen: Visited, told: Float[Tensor, "B M D"]
     ) -> Float[Tensor, "B D"]:
         """MHSA over the actions of short histories, over the means of each category's actions in long ones."""
         raw = inside.sum(1) <= self.config.raw_up_to
-        out = x.new_zeros(len(x), x.shape[2])
-        if bool(raw.any()):
-            # A part that was cut out of the middle costs its places, not their attention.
-            longest = int((inside[raw] * torch.arange(1, x.shape[1] + 1, device=x.device)).max()) if x.shape[1] else 0
-            out = out.index_put((raw.nonzero()[:, 0],), self.long(x[raw, :longest], inside[raw, :longest]))
-        if bool((~raw).any()):
-            slot = seen.slot[~raw].gather(1, categories[~raw])[..., None].expand(-1, -1, x.shape[2])
-            counted = (inside & (categories > 0))[~raw, :, None]
-            sums = x.new_zeros(len(slot), told.shape[1], x.shape[2]).scatter_add(1, slot, x[~raw] * counted)
-            known = seen.counts[~raw]
-            means = sums / known.clamp(min=1)[..., None] + told[~raw]
-            out = out.index_put(((~raw).nonzero()[:, 0],), self.long(means, known > 0))
+        out = told.new_zeros(len(told), told.shape[2])
+        for rows, of in ((raw.nonzero()[:, 0], self._of_actions), ((~raw).nonzero()[:, 0], self._of_categories)):
+            if len(rows):
+                few = Visited(*(part[rows] for part in seen))
+                out = out.index_put((rows,), of(requests.rows(rows), inside[rows], few, told[rows]))
         return out
+
+    def _of_actions(self, requests: Requests, inside: Tensor, seen: Visited, told: Tensor) -> Float[Tensor, "B D"]:
+        # A part that was cut out of the middle costs its places, not their attention.
+        width = inside.shape[1]
+        longest = int((inside * torch.arange(1, width + 1, device=inside.device)).max()) if width else 0
+        first = replace(
+            requests,
+            history=requests.history[:, :longest],
+            history_times_ms=requests.history_times_ms[:, :longest],
+            history_queries=None,
+        )
+        return self.long(self._read(first)[0], inside[:, :longest])
+
+    def _of_categories(self, requests: Requests, inside: Tensor, seen: Visited, told: Tensor) -> Float[Tensor, "B D"]:
+        """Thousands of actions are summed from the tables by category, and never laid out as vectors."""
+        history, width = requests.history, inside.shape[1]
+        categories = looked_up(self.item_category, history)
+        place = (inside & (categories > 0)).flatten().nonzero()[:, 0]
+        first = torch.arange(len(history), device=place.device)[:, None] * seen.counts.shape[1]
+        bag, order = (seen.slot.gather(1, categories) + first).flatten().index_select(0, place).sort()
+        place = place.index_select(0, order)
+        begins = torch.searchsorted(bag, torch.arange(seen.counts.numel(), device=bag.device))
+        items, then = (x.flatten().index_select(0, place) for x in (history, requests.history_times_ms))
+        now = requests.times_ms.index_select(0, place // width)
+        gaps = gap_buckets(now, then)
+        sums = self.actions.item_sums(items, begins) + self.actions.gap_sums(gaps, begins)
+        means = sums.view_as(told) / seen.counts.clamp(min=1)[..., None]
+        return self.long(means + self.actions.categories(seen.categories) + told, seen.counts > 0)
 
     def _features(self, requests: Requests, seen: Visited, inside: Bool[Tensor, "B S"]) -> Float[Tensor, "B F"]:
         """The user: actions, distinct categories, share of the most frequent one, time since the last action."""

@@ -25,6 +25,7 @@ from penchant.papers.ulim.sequences import (
     Actions,
     PooledSelfAttention,
     TargetAttention,
+    looked_up,
     padded,
     segments_of,
 )
@@ -191,7 +192,11 @@ class ULIM(nn.Module):
         pooled = self.pooled(requests)
         _, earlier = self.config.places(requests.lengths, history.shape[1])
         places, segments = segments_of(
-            self.item_category[history], earlier, categories, self.config.max_subsequence, self.num_categories
+            looked_up(self.item_category, history),
+            earlier,
+            categories,
+            self.config.max_subsequence,
+            self.num_categories,
         )
         now = requests.times_ms[places // max(history.shape[1], 1)]
         items, then = history.flatten()[places], times.flatten()[places]

@@ -19,6 +19,11 @@ def gap_buckets(now_ms: Int[Tensor, "*N"], then_ms: Int[Tensor, "*N"]) -> Int[Te
     return torch.log2(1 + minutes).long().clamp(max=GAPS - 1)
 
 
+def looked_up(table: Int[Tensor, " I"], items: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """table[items], several times as fast for thousands."""
+    return table.index_select(0, items.flatten()).view(items.shape)
+
+
 class Actions(nn.Module):
     """x = item + category + bucket of the time since; what a history is read as."""
 
@@ -41,6 +46,14 @@ class Actions(nn.Module):
         then_ms: Int[Tensor, "*N"],
     ) -> Float[Tensor, "*N D"]:
         return self.plain(items, categories) + self.gaps(gap_buckets(now_ms, then_ms))
+
+    def item_sums(self, items: Int[Tensor, " N"], begins: Int[Tensor, " G"]) -> Float[Tensor, "G D"]:
+        """Sums of items' own vectors over N sorted into G groups, of which each begins where it says."""
+        return F.embedding_bag(items, self.items.weight, begins, mode="sum", sparse=self.items.sparse)
+
+    def gap_sums(self, gaps: Int[Tensor, " N"], begins: Int[Tensor, " G"]) -> Float[Tensor, "G D"]:
+        """The same of the vectors of times."""
+        return F.embedding_bag(gaps, self.gaps.weight, begins, mode="sum")
 
 
 class PooledSelfAttention(nn.Module):

@@ -19,6 +19,7 @@ from penchant.papers.karma.generators import VisualTargets
 from penchant.papers.karma.language import Language, Texts
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
+from penchant.papers.karma.reader import InterestReader
 from penchant.recipes.karma.build import Beginning, build_karma, read_texts
 from penchant.recipes.karma.stages import ContinuationConfig, WarmBegin, WarmUpConfig, begin, warm_up
 from penchant.training.loop import FitResult, TrainConfig, fit
@@ -26,6 +27,9 @@ from penchant.training.optim import OptimConfig
 
 LEARNER = "learner"
 """Folder of a run with what learned: the model with its item encoder. The run's own model is the exported one."""
+
+READER = "reader"
+"""Folder of a run with what tells h_t in words and pictures (`penchant explain`); never needed for serving."""
 
 SAID = "language.txt"
 """File of a run: what its backbone is worth as a language model, and what its texts and pictures lack."""
@@ -70,7 +74,8 @@ def train_karma(
 ) -> FitResult:
     """Carry out the run. What no behaviour enters (continuation, warm-up) is made once for all runs, in the cache.
 
-    `out` gets the exported model, `out/learner` the one that learned, with its item encoder.
+    `out` gets the exported model, `out/learner` the one that learned, with its item encoder, and `out/reader` what
+    tells h_t in words, if that was learned: as it is at the last step, wherever the model's best weights are from.
 
     Args:
         validate: metrics of the model on the validation window.
@@ -114,6 +119,8 @@ def train_karma(
         (lambda: validate(model)) if can_choose else None,
         title="karma",
     )
+    if run.objective.reconstruct:
+        InterestReader.of(objective).save(out / READER, tokenizer)
     save_model(model.exported(), out)
     return result
 

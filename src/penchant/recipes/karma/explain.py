@@ -1,0 +1,248 @@
+"""What KARMA's h_t says of its user: words and a picture told from it alone, and the items nearest to it.
+
+And whether it says anything: the texts of clicks that nobody has seen are told from the right h_t, from another user's,
+and from nobody's (the mean), in nats a word; and told words are compared with what was clicked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from rich.progress import track
+from torch import Tensor
+
+from penchant.data.history import Requests, requests_before_events, requests_before_times
+from penchant.data.store import Store
+from penchant.errors import ConfigError, RunError
+from penchant.evaluation.diagnostics.meaning import terms_of
+from penchant.evaluation.funnel.page import item_titles
+from penchant.evaluation.significance import paired_bootstrap
+from penchant.index.exact import best_items
+from penchant.papers.karma.language import Texts
+from penchant.papers.karma.model import Karma
+from penchant.papers.karma.reader import InterestReader, Spelling
+from penchant.recipes.karma.build import item_texts
+from penchant.recipes.karma.run import READER
+from penchant.recipes.runs import LoadedRun, sample_targets
+
+BLOCK = 256
+"""Requests read at once."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One user's interest, read.
+
+    Attributes:
+        user_id: as in the logs.
+        query: what was typed; "" for none.
+        history: items, the newest first.
+        words: told from h_t alone.
+        nearest: items by their scores, best first.
+        pictures: items whose pictures are nearest to the one told; none where no picture is told.
+    """
+
+    user_id: str
+    query: str
+    history: tuple[int, ...]
+    words: str
+    nearest: tuple[int, ...]
+    pictures: tuple[int, ...]
+
+
+class Explainer:
+    """A finished KARMA run with its reader.
+
+    Raises:
+        RunError: the run is no KARMA's, or was not taught to be read.
+    """
+
+    def __init__(self, folder: Path, loaded: LoadedRun) -> None:
+        if not isinstance(loaded.model, Karma):
+            kind = loaded.described["config"]["kind"]
+            raise RunError(f"{kind} has no words in it", where=folder, fix="Name a run of karma_decoded.")
+        self.model, self.store, self.split = loaded.model, loaded.store, loaded.split
+        self.reader = InterestReader.load(folder / READER).to(self.model.to_user.weight.device)
+        self.spelling = Spelling.load(folder / READER, self.reader)
+        self.titles = item_titles(self.store)
+        self._items = self.model.item_vectors()
+        self._texts = _texts_of(self.store, self.spelling, self.reader)
+        painted = self.reader.painter is not None and "image" in self.store.vector_names
+        self._pictures = self.store.vectors("image") if painted else None
+
+    @torch.no_grad()
+    def explain(self, user_ids: Sequence[str], queries: Sequence[str] | None = None, k: int = 10) -> list[Explanation]:
+        """Of each user, after all they did in the Store.
+
+        Args:
+            queries: what each typed, for a model of queries.
+
+        Raises:
+            ConfigError: nobody of that name, or a query given to a model that reads none.
+        """
+        known = {name: user for user, name in enumerate(self.store.user_ids) if user}
+        for user_id in user_ids:
+            if user_id not in known:
+                raise ConfigError(f"no user {user_id!r}", where=self.store.path, fix="Give an id as in the logs.")
+        if queries and self.model.query is None:
+            raise ConfigError(
+                "this model reads no queries", where="--query", fix="Leave it out, or train karma_search."
+            )
+        users = np.array([known[user_id] for user_id in user_ids])
+        now = self.store.event_ts_ms[self.store.user_indptr[users + 1] - 1] + 1
+        typed = tuple(queries) if queries else None
+        requests = requests_before_times(self.store, users, now, self.model.config.max_len, typed)
+        states, known_rows = self._read(requests)
+        told = self.reader.tell(self.model, states)
+        scores = self.model.users(states) @ self._items.T
+        scores[:, 0] = -torch.inf
+        nearest, pictures = best_items(scores, k)[0], self._seen(states, k)
+        out = []
+        for row, user_id in enumerate(user_ids):
+            if not bool(known_rows[row]):
+                raise ConfigError(f"user {user_id!r} has no history", where=self.store.path, fix="Name another.")
+            history = requests.history[row][requests.mask[row]].flip(0)
+            out.append(
+                Explanation(
+                    user_id,
+                    typed[row] if typed else "",
+                    tuple(history.tolist()),
+                    self.spelling.spelt(told[row]),
+                    tuple(nearest[row].tolist()),
+                    tuple(pictures[row].tolist()),
+                )
+            )
+        return out
+
+    def drawn(self, count: int, seed: int = 0) -> list[str]:
+        """So many users of the Store with a history, at random."""
+        active = np.flatnonzero(np.diff(self.store.user_indptr) > 0)
+        chosen = np.random.default_rng(seed).choice(active, min(count, len(active)), replace=False)
+        return [self.store.user_ids[user] for user in chosen]
+
+    @torch.no_grad()
+    def readability(self, window: str = "test", targets: int = 1000, seed: int = 0) -> Readability:
+        """Whether words told from h_t are about what its user clicked next, on a window no training has seen.
+
+        Raises:
+            ConfigError: the window has too few clicks on items with a text.
+        """
+        events = sample_targets(self.split.targets(window), targets, seed)
+        items = self.store.event_item[events].astype(np.int64)
+        events = events[(self._texts[torch.from_numpy(items)] >= 0).any(1).numpy()]
+        if len(events) < 2:
+            what = f"{len(events)} clicks of window {window!r} are on items with a text"
+            raise ConfigError(what, where="--check", fix="Judge more of them, or a Store with texts.")
+        items = self.store.event_item[events].astype(np.int64)
+        users = np.searchsorted(self.store.user_indptr, events, side="right") - 1
+        states = []
+        for start in track(range(0, len(events), BLOCK), description="reading histories", transient=True):
+            some = events[start : start + BLOCK]
+            states.append(self._read(requests_before_events(self.store, some, self.model.config.max_len))[0])
+        h, words = torch.cat(states), self._texts[torch.from_numpy(items)].to(self._items.device)
+        other = h[torch.from_numpy(_of_another(users, seed))]
+        told = {
+            name: torch.cat(
+                [self.reader.nll(self.model, *part) for part in zip(x.split(BLOCK), words.split(BLOCK), strict=True)]
+            )
+            for name, x in {"own": h, "another's": other, "nobody's": h.mean(0, keepdim=True).expand_as(h)}.items()
+        }
+        counts = self.split.item_counts(self.store)
+        popular = set(terms_of(self.titles[int(np.argmax(counts))]))
+        right = [terms_of(self.titles[item]) for item in items.tolist()]
+        spelt = [
+            self.spelling.spelt(row)
+            for x in (h, other)
+            for part in x.split(BLOCK)
+            for row in self.reader.tell(self.model, part)
+        ]
+        own, others = (
+            np.array([_share(terms_of(text), of) for text, of in zip(side, right, strict=True)])
+            for side in (spelt[: len(h)], spelt[len(h) :])
+        )
+        return Readability(
+            window,
+            users,
+            {name: values.cpu().numpy() for name, values in told.items()},
+            {"own": own, "another's": others, "most popular title": np.array([_share(popular, of) for of in right])},
+        )
+
+    def _read(self, requests: Requests) -> tuple[Float[Tensor, "B D"], Tensor]:
+        return self.model.last_states(requests.to(self._items.device))
+
+    def _seen(self, states: Float[Tensor, "B D"], k: int) -> Int[Tensor, "B K"]:
+        """Items whose pictures are nearest, by cosine, to those told."""
+        if self._pictures is None:
+            return torch.zeros(len(states), 0, dtype=torch.int64)
+        made = torch.nn.functional.normalize(self.reader.picture(states), dim=1).cpu()
+        there = torch.nn.functional.normalize(torch.from_numpy(self._pictures.standardised()), dim=1)
+        scores = (made @ there.T).masked_fill(~torch.from_numpy(self._pictures.present.copy()), -torch.inf)
+        return best_items(scores, k)[0]
+
+
+@dataclass(frozen=True)
+class Readability:
+    """Of each of T targets; users are whose they are.
+
+    Attributes:
+        nats: a word of the target's text, told from the user's own h_t, another's, the mean of all: lower is better.
+        overlap: share of the terms of the target's title among the words told.
+    """
+
+    window: str
+    users: Int[np.ndarray, " T"]
+    nats: dict[str, Float[np.ndarray, " T"]]
+    overlap: dict[str, Float[np.ndarray, " T"]]
+
+    def lines(self) -> list[str]:
+        """For a terminal: means, and differences with their intervals over users."""
+        out = []
+        for what, values, places in (
+            ("nats a word", self.nats, 3),
+            ("share of the title's terms told", self.overlap, 4),
+        ):
+            means = ", ".join(f"{name} {value.mean():.{places}f}" for name, value in values.items())
+            out.append(f"{what}: {means}")
+            _, of = np.unique(self.users, return_inverse=True)
+            weights = np.bincount(of)
+            means_of = {name: np.bincount(of, value) / weights for name, value in values.items()}
+            for name, mean in means_of.items():
+                if name != "own":
+                    gain = paired_bootstrap(means_of["own"], mean, weights)
+                    span = f"[{gain.low:+.{places}f}, {gain.high:+.{places}f}]"
+                    out.append(f"  own against {name}: {gain.value:+.{places}f} {span}")
+        return out
+
+
+def _texts_of(store: Store, spelling: Spelling, reader: InterestReader) -> Int[Tensor, "I W"]:
+    """The items' texts in the reader's words; a text with a word it does not know has none from there on."""
+    told = spelling.tokenizer([text or " " for text in item_texts(store)], add_special_tokens=False)["input_ids"]
+    place = {int(token): word for word, token in enumerate(spelling.tokens.tolist())}
+    whole = []
+    for text, tokens in zip(item_texts(store), told, strict=True):
+        words = [place.get(token, -1) for token in tokens] if text else []
+        known = words.index(-1) if -1 in words else len(words)
+        whole.append(np.array(words[:known], dtype=np.int64))
+    return Texts(reader.language.vocabulary, tuple(whole), reader.config.max_words).words
+
+
+def _of_another(users: np.ndarray, seed: int) -> np.ndarray:
+    """For each target the place of one of another user; of the same where there is no other."""
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(len(users))
+    for _ in range(100):
+        same = np.flatnonzero(users[places] == users)
+        if not len(same):
+            break
+        swap = rng.integers(0, len(users), len(same))
+        places[same], places[swap] = places[swap].copy(), places[same].copy()
+    return places
+
+
+def _share(told: set[str], of: set[str]) -> float:
+    return len(told & of) / max(len(of), 1)

@@ -1,0 +1,63 @@
+"""Interests read in words as one HTML file, with the items' pictures inside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penchant.data.store import Store, write_text
+from penchant.encoders.image import open_picture
+from penchant.evaluation.pages import page_template
+from penchant.recipes.karma.explain import Explanation, Readability
+
+SIZE = 144, 200
+"""Largest width and height of a picture on the page."""
+SHOWN = 12
+"""Actions of a history that are shown."""
+
+
+def write_explained(
+    explained: Sequence[Explanation],
+    store: Store,
+    titles: Sequence[str],
+    run: str,
+    path: Path,
+    checked: Readability | None = None,
+) -> None:
+    """Write the page, whole or not at all. It holds titles and pictures of the catalogue."""
+    items = {item for one in explained for part in (one.nearest, one.pictures, one.history[:SHOWN]) for item in part}
+    page = page_template(Path(__file__).with_suffix(".html"), {}).render(
+        explained=explained,
+        titles=titles,
+        pictures=_pictures(store, items),
+        data=store.name,
+        run=run,
+        synthetic=bool(store.manifest.get("synthetic", False)),
+        checked="\n".join(checked.lines()) if checked else "",
+        window=checked.window if checked else "",
+    )
+    write_text(path, page)
+
+
+def _pictures(store: Store, items: set[int]) -> dict[int, str]:
+    """Each item's small picture as a data URI; "" where there is none that can be read."""
+    out = dict.fromkeys(items, "")
+    with pq.ParquetFile(store.path / "items.parquet") as file:
+        first = 1
+        for batch in file.iter_batches(batch_size=256, columns=["image"]):
+            column = pa.Table.from_batches([batch])["image"]
+            for item in items & set(range(first, first + len(column))):
+                encoded = column[item - first].as_py()
+                picture = open_picture(encoded) if encoded else None
+                if picture is not None:
+                    picture.thumbnail(SIZE)
+                    small = io.BytesIO()
+                    picture.save(small, format="JPEG", quality=80)
+                    out[item] = f"data:image/jpeg;base64,{base64.b64encode(small.getvalue()).decode()}"
+            first += len(column)
+    return out
