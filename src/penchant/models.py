@@ -63,7 +63,6 @@ KINDS = {
     "diffurec": "penchant.baselines.retrieval.diffurec:DiffuRec",
     "dat": "penchant.baselines.retrieval.dat:DAT",
     "karma": "penchant.papers.karma.model:Karma",
-    "karma_generated": "penchant.papers.karma.generated:GeneratedKarma",
     "ulim": "penchant.papers.ulim.model:ULIM",
     "t2diff": "penchant.papers.t2diff.model:T2Diff",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
@@ -81,10 +80,11 @@ KINDS = {
 }
 
 
-def build_model(kind: str, config: dict[str, Any], sizes: Sizes) -> Any:
-    """The model class of that kind, built with fresh weights from plain values."""
-    module, name = KINDS[kind].split(":")
-    cls = getattr(import_module(module), name)
+def build_model(kind: str, config: dict[str, Any], sizes: Sizes, cls: Any = None) -> Any:
+    """The model class of that kind, or `cls`, built with fresh weights from plain values."""
+    if cls is None:
+        module, name = KINDS[kind].split(":")
+        cls = getattr(import_module(module), name)
     return cls(cls.Config(**_from_json(config)), sizes)
 
 
@@ -107,8 +107,11 @@ def save_model(model: nn.Module, folder: Path) -> None:
     )
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
+def load_model(folder: Path, device: torch.device | str = "cpu", cls: Any = None) -> Any:
     """The model saved in a folder, in evaluation mode.
+
+    Args:
+        cls: of a model that is no kind above, because nothing that serves may know it.
 
     Raises:
         RunError: the folder has no model, or its files are damaged; the message names the file.
@@ -118,7 +121,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Any:
         raise RunError("no model here", where=folder, fix="Train one with `penchant train`.")
     try:
         saved = json.loads(described.read_text())
-        model = build_model(saved["kind"], saved["config"], Sizes(**_from_json(saved["sizes"])))
+        model = build_model(saved["kind"], saved["config"], Sizes(**_from_json(saved["sizes"])), cls)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (
         json.JSONDecodeError,

@@ -14,6 +14,8 @@ from penchant.data.store import Store
 from penchant.encoders.encode import encode_store
 from penchant.errors import ConfigError
 from penchant.papers.karma.generators import GeneratorConfig
+from penchant.recipes.controls import popularity
+from penchant.recipes.funnel import funnel_of
 from penchant.recipes.karma.generated import GeneratedRun
 from penchant.recipes.karma.tables import table2
 from penchant.recipes.runs import load_run, train_run
@@ -76,3 +78,8 @@ def test_the_table_has_one_karma_and_the_papers_four_heads() -> None:
     assert {run.head.kind for run in heads} == {"mse", "ddpm", "edm", "flow"}
     assert [run.base for run in heads] == [rows["task-1-2"]] * len(heads)
     assert sorted({run.samples for run in heads}) == [1, 4, 16, 64]
+
+
+def test_no_funnel_holds_an_experiment() -> None:
+    with pytest.raises(ConfigError, match="karma_generated is an experiment's"):
+        funnel_of({"generated": GeneratedRun(), "popularity": popularity()})

@@ -48,6 +48,7 @@ from penchant.recipes.controls import item_knn, popularity, sasrec
 from penchant.recipes.karma.run import KarmaRun, karma_decoded
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.runs import (
+    UNSERVED,
     CountRun,
     Run,
     SequenceRun,
@@ -101,6 +102,10 @@ class FunnelRun:
     """Of every part: channels, pre-ranker, ranker, and what is drawn from the windows."""
 
     def __post_init__(self) -> None:
+        for channel in self.channels:
+            if type(channel.run).__name__ in UNSERVED:
+                what = f"channel {channel.name!r}: {channel.run.kind} is an experiment's and cannot serve"
+                raise ConfigError(what, fix="Choose a recipe that serves, such as karma_decoded.")
         with_vectors = [c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun | T2DiffRun)]
         for where, name in (("fuse", self.fuse), ("features_from", self.features_from)):
             if name is not None and name not in with_vectors:

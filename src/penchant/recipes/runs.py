@@ -57,6 +57,7 @@ from penchant.funnel.fields import Fields
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
+from penchant.papers.karma.generated import GeneratedKarma
 from penchant.recipes.karma.generated import GeneratedRun, train_generated
 from penchant.recipes.karma.run import KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
@@ -79,6 +80,8 @@ SequenceConfig = (
     | DATConfig
 )
 
+UNSERVED = {GeneratedRun.__name__: GeneratedKarma}
+"""Runs of a paper's experiments whose model no funnel can hold: its parts are train-only."""
 RUN = "run.json"
 SIMILARITY = "similarity"
 """In a ranking run's folder: the retrieval model whose similarities its features hold."""
@@ -417,4 +420,5 @@ def load_run(folder: Path, store: Path | None = None, device: str = "auto") -> L
     result = FitResult(**json.loads((folder / "result.json").read_text()))
     if described["config"].get("refit"):
         split = split.with_valid_in_train()  # nothing it learned from may judge it
-    return LoadedRun(load_model(folder, pick_device(device)), opened, split, described, result)
+    model = load_model(folder, pick_device(device), UNSERVED.get(described["run"]))
+    return LoadedRun(model, opened, split, described, result)

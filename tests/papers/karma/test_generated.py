@@ -95,7 +95,7 @@ def test_it_comes_back_as_saved(karma: Karma, head: str, tmp_path: Path) -> None
     model = made(karma, head, samples=2)
     save_model(model, tmp_path)
     asked = requests_of([4, 2], [5])
-    assert torch.equal(load_model(tmp_path).user_vectors(asked), model.user_vectors(asked))
+    assert torch.equal(load_model(tmp_path, cls=GeneratedKarma).user_vectors(asked), model.user_vectors(asked))
 
 
 @torch.no_grad()
