@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penchant.data.store import Store
-    from penchant.recipes.funnel import TrainedFunnel
+    from penchant.recipes.funnel.run import TrainedFunnel
     from penchant.recipes.runs import LoadedRun
 
 __version__ = "0.1.0"
@@ -85,7 +85,7 @@ def train_funnel(store: Store, *, out: str | Path, epochs: float | None = None) 
         epochs: of every stage that learns, at most; None trains each as long as its recipe says.
     """
     from penchant.data.split import load_split
-    from penchant.recipes import funnel as recipe
+    from penchant.recipes.funnel import run as recipe
 
     run = recipe.funnel() if epochs is None else recipe.shortened(recipe.funnel(), epochs)
     return recipe.run_funnel(run, store, load_split(store, "funnel"), Path(out))

@@ -15,7 +15,7 @@ from penchant.encoders.encode import encode_store
 from penchant.errors import ConfigError
 from penchant.papers.karma.generators import GeneratorConfig
 from penchant.recipes.controls import popularity
-from penchant.recipes.funnel import funnel_of
+from penchant.recipes.funnel.run import funnel_of
 from penchant.recipes.karma.generated import GeneratedRun
 from penchant.recipes.karma.tables import table2
 from penchant.recipes.runs import load_run, train_run

@@ -18,7 +18,7 @@ from penchant.data.store import Store
 from penchant.encoders.encode import encode_store
 from penchant.errors import ConfigError
 from penchant.evaluation.funnel.report import render_terminal
-from penchant.recipes import funnel as recipe
+from penchant.recipes.funnel import run as recipe
 from penchant.serve.app import serve
 from penchant.serve.export import export
 

@@ -16,7 +16,7 @@ from penchant.data.store import Store
 from penchant.errors import RunError
 from penchant.funnel.calibration import Kind
 from penchant.funnel.pipeline import load_funnel
-from penchant.recipes.calibrate import calibrate_funnel
+from penchant.recipes.funnel.calibrate import calibrate_funnel
 from penchant.recipes.runs import RUN
 from penchant.serve import app
 from penchant.serve.export import export as export_bundle

@@ -21,7 +21,7 @@ from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.fusion import WEIGHTS
 from penchant.funnel.pipeline import Funnel, load_funnel
 from penchant.funnel.rank import ModelScorer
-from penchant.recipes import funnel as recipe
+from penchant.recipes.funnel import run as recipe
 from penchant.recipes.runs import CountRun
 from penchant.training.candidates import CandidateArrays
 from tests.factories import make_store

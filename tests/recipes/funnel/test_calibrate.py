@@ -10,7 +10,7 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, StoreError
 from penchant.funnel.pipeline import Funnel, load_funnel
-from penchant.recipes.calibrate import calibrate_funnel
+from penchant.recipes.funnel.calibrate import calibrate_funnel
 from tests.serve.conftest import make_run
 
 
