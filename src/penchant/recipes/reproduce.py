@@ -25,6 +25,7 @@ from penchant.evaluation.results import (
     versions_here,
     write_result,
 )
+from penchant.recipes.funnel.tables import FunnelRow, run_funnel_row
 from penchant.recipes.judge import judge_run
 from penchant.recipes.karma.run import said_by
 from penchant.recipes.rows import ResultTable, Row
@@ -37,7 +38,7 @@ class Missing:
     """A row that has no result file yet."""
 
     table: ResultTable
-    row: Row
+    row: Row | FunnelRow
     seed: int
 
 
@@ -111,6 +112,8 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     store = Store(path)
     split = load_split(store, row.split)
     folder = runs / table.paper / table.name / f"{row.name}.{row.data}.{row.split}"
+    if isinstance(row, FunnelRow):
+        return run_funnel_row(row, item.seed, store, split, folder.with_name(f"{folder.name}.s{item.seed}"), results)
     run, tried = choose_try(row.tries, store, split, folder) if row.tries else (row.run, ())
     if not isinstance(run, CountRun):
         run = replace(run, train=replace(run.train, seed=item.seed))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from penchant.recipes.funnel.tables import FunnelRow
 from penchant.recipes.karma.generated import GeneratedRun
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.runs import PrefixRun, RankingRun, Run, SequenceRun
@@ -40,7 +41,7 @@ class ResultTable:
 
     paper: str
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row | FunnelRow, ...]
     seeds: int
     targets: int | None = None
     """Targets judged, drawn at random; all if None."""

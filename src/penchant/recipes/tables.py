@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penchant.recipes import controls
 from penchant.recipes.dmae import tables as dmae
+from penchant.recipes.funnel import tables as funnel
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
 from penchant.recipes.t2diff import tables as t2diff
@@ -77,8 +78,13 @@ def ranking() -> ResultTable:
     return ResultTable(paper="controls", name="ranking", rows=rows, seeds=3)
 
 
+def of_four() -> ResultTable:
+    """One funnel of the four papers, each part taken away in turn. One seed."""
+    return ResultTable(paper="funnel", name="four", rows=funnel.rows(), seeds=1)
+
+
 def tables() -> dict[str, ResultTable]:
     """Every table under `<paper>-<table>`."""
-    controls = (calibration(), retrieval(), beauty(), ranking())
+    controls = (calibration(), retrieval(), beauty(), ranking(), of_four())
     papers = (*karma.tables(), *t2diff.tables(), *dmae.tables(), *ulim.tables())
     return {f"{t.paper}-{t.name}": t for t in (*controls, *papers)}

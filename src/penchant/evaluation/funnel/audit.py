@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -20,6 +21,8 @@ from torch import Tensor
 from penchant.data.history import Requests
 from penchant.evaluation.funnel.numbers import Evidence, Targets, make_report
 from penchant.evaluation.funnel.report import STAGES, FunnelReport, Provenance, StageName
+from penchant.evaluation.metrics import hr_at, ndcg_at
+from penchant.evaluation.protocol import per_user_table
 from penchant.funnel.pipeline import Funnel, Trace
 from penchant.funnel.stages import Candidates
 
@@ -140,6 +143,15 @@ class FunnelAudit:
             fused=self._fused,
         )
         return make_report(evidence, provenance, self.resamples, self.seed)
+
+    def per_user(self) -> pa.Table:
+        """HR and NDCG of the final list at each k, and the share retrieved: see `per_user_table`."""
+        rows = Targets(np.concatenate(self._rows), len(self.channels))
+        values: dict[str, np.ndarray] = {}
+        for k in self.ks:
+            values |= {f"HR@{k}": hr_at(rows.ranked, k), f"NDCG@{k}": ndcg_at(rows.ranked, k)}
+        values["Retrieved"] = rows.survived(self.ks[0])[0].astype(np.float64)
+        return per_user_table(rows.user, values)
 
     def lost_targets(self) -> tuple[LostTarget, ...]:
         """A few lost targets of each stage, drawn evenly. They are the data's own: show them, do not publish them."""

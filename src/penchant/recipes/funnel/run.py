@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -62,6 +63,8 @@ from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
+PER_USER = "per_user.parquet"
+"""In a judged funnel's folder: each user's mean HR, NDCG and share retrieved, for comparisons in pairs."""
 BLOCK = 256
 """Requests judged at a time."""
 
@@ -379,7 +382,7 @@ def judge_funnel(
     seed: int = 0,
     limit: int = 0,
 ) -> FunnelReport:
-    """Judge a funnel on the test window; write `report.json` and `report.html` into `out`.
+    """Judge a funnel on the test window; write `report.json`, `report.html` and what each user got into `out`.
 
     Args:
         config: shown at the foot of the report.
@@ -412,6 +415,7 @@ def judge_funnel(
             | ({"fuse.weight": f"{funnel.fusion.weight:g}"} if funnel.fusion else {}),
         )
     )
+    pq.write_table(audit.per_user(), out / PER_USER)
     write_text(out / "report.json", report.to_json())
     write_page(report, out / "report.html", lost=audit.lost_targets(), titles=item_titles(store))
     return report

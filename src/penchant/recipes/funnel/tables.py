@@ -1,0 +1,192 @@
+"""One funnel of the four papers, each part of it taken away in turn, and funnels without them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from penchant.data.output import alone, into_place
+from penchant.data.split import Split
+from penchant.data.store import Store, fingerprint
+from penchant.errors import RunError
+from penchant.evaluation.funnel.report import FunnelReport, points
+from penchant.evaluation.results import Result, versions_here, write_result
+from penchant.recipes.controls import item_knn, popularity, sasrec
+from penchant.recipes.funnel.run import PER_USER, FunnelRun, funnel, funnel_of, run_funnel, seeded
+from penchant.recipes.karma.run import karma_decoded
+from penchant.recipes.runs import Run, train_run
+from penchant.recipes.t2diff.run import t2diff
+from penchant.recipes.ulim.run import ulim
+from penchant.training.loop import FitResult
+
+DATA = ("ml-1m-liked", "bazaar-small-pictures")
+SPLIT = "funnel"
+TARGETS = 5000
+"""Clicks of the test window judged, drawn by the seed."""
+HISTORY = 2000
+"""Actions of a history that reach the channels: what ULIM reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunnelRow:
+    """A funnel on one data set.
+
+    Attributes:
+        minutes: wall time on two cores, about, with channels that another row has trained left out.
+    """
+
+    name: str
+    run: FunnelRun
+    data: str
+    minutes: float
+    split: str = SPLIT
+
+
+def of_four() -> FunnelRun:
+    """KARMA, ULIM, T2Diff and popularity; KARMA fused with the pre-ranker and a feature of DMAE, which ranks."""
+    return _with_karma({"karma": _karma(), "ulim": ulim(), "t2diff": t2diff(), "popularity": popularity()})
+
+
+def _karma() -> Run:
+    run = karma_decoded()
+    return replace(run, train=replace(run.train, epochs=2.0, tensorboard=False))
+
+
+def _with_karma(channels: Mapping[str, Run]) -> FunnelRun:
+    run = _read_far(funnel_of(channels))
+    return replace(run, fuse="karma", features_from="karma", rank_kind="dmae")
+
+
+def _read_far(run: FunnelRun) -> FunnelRun:
+    return replace(run, settings=replace(run.settings, max_history=HISTORY))
+
+
+def _without(run: FunnelRun, name: str) -> FunnelRun:
+    """The same without a channel, and without what it is used for elsewhere."""
+    channels = tuple(c for c in run.channels if c.name != name)
+    settings = replace(run.settings, channels=tuple(c for c in run.settings.channels if c.name != name))
+    uses = {use: None if getattr(run, use) == name else getattr(run, use) for use in ("fuse", "features_from")}
+    return replace(run, channels=channels, settings=settings, **uses)
+
+
+def rows() -> tuple[FunnelRow, ...]:
+    """The four together; each taken away, popularity excepted, which answers where there is no history; the same beside
+    SASRec and item-kNN; and the default funnel, with its own ranker and with DMAE."""
+    whole = of_four()
+    plain = _read_far(funnel())
+    channels = {c.name: c.run for c in whole.channels}
+    runs = {
+        "four": whole,
+        **{f"wo-{name}": _without(whole, name) for name in ("karma", "ulim", "t2diff")},
+        "wo-fusion": replace(whole, fuse=None),
+        "wo-feature": replace(whole, features_from=None),
+        "wo-dmae": replace(whole, rank_kind="din"),
+        "four-sasrec-knn": _with_karma({"sasrec": sasrec(), "item_knn": item_knn(), **channels}),
+        "default": replace(plain, rank_kind="din"),
+        "default-dmae": replace(plain, rank_kind="dmae"),
+    }
+    return tuple(
+        FunnelRow(name=name, run=run, data=data, minutes=60.0 if name == "four" else 12.0)
+        for data in DATA
+        for name, run in runs.items()
+    )
+
+
+def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder: Path, results: Path) -> Result:
+    """Train (or go on training) one funnel, judge it, write its result file.
+
+    A channel that several rows have is trained once, beside their folders.
+
+    Args:
+        folder: of this row and seed.
+
+    Raises:
+        RunError: another process is at work on this row, or on a channel of it.
+    """
+    run = seeded(replace(row.run, seed=seed))
+    wall, cpu = time.perf_counter(), time.process_time()
+    with alone(folder, RunError):
+        spent = [_channel(c.name, c.run, store, split, folder) for c in run.channels]
+        report = run_funnel(run, store, split, folder, limit=TARGETS).report
+        result = Result(
+            paper="funnel",
+            table="four",
+            row=row.name,
+            data=row.data,
+            split=split.name,
+            seed=seed,
+            window="test",
+            config=asdict(run),
+            data_fingerprint=store.fingerprint,
+            split_fingerprint=split.fingerprint,
+            versions=versions_here(),
+            device="cpu",
+            cpu_seconds=time.process_time() - cpu,
+            wall_seconds=time.perf_counter() - wall,
+            steps=sum(fit.steps for fit in spent),
+            trials=1,
+            metrics=metrics_of(report),
+            slices=slices_of(report),
+            notes=said_by(report),
+            synthetic=bool(store.manifest.get("synthetic", False)),
+        )
+        write_result(results, result, pq.read_table(folder / PER_USER))
+    return result
+
+
+def _channel(name: str, run: Run, store: Store, split: Split, folder: Path) -> FitResult:
+    """Train a channel where all rows can find it, and lay it where this row's funnel looks for it."""
+    needs = {"run": asdict(run), "store": store.fingerprint, "split": split.fingerprint}
+    shared = folder.parent / "channels" / f"{name}-{fingerprint(needs)}"
+    result = train_run(run, store, split, shared)
+    own = folder / "channels" / name
+    if not own.is_dir():
+        own.parent.mkdir(parents=True, exist_ok=True)
+        temporary = own.with_name(f"{name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(
+            shared, temporary, ignore=shutil.ignore_patterns("checkpoint-*", "best-*", "tensorboard", "lock")
+        )
+        into_place(temporary, own)
+    return result
+
+
+def metrics_of(report: FunnelReport) -> dict[str, float | None]:
+    """What tables show of a report: the final list, what each stage still had, the best channel alone, the time."""
+    out: dict[str, float | None] = {}
+    for at in report.final:
+        out |= {f"HR@{at.k}": at.hr.value, f"NDCG@{at.k}": at.ndcg.value}
+    out |= {
+        "Retrieved": report.stage("retrieve").survived.value,
+        "Merged": report.stage("merge").survived.value,
+        "Pre-ranked": report.stage("prerank").survived.value,
+    }
+    alone_of = {control.name: control.hr.value for control in report.controls if control.kind == "channel"}
+    out[f"HR@{report.k}, best channel alone"] = max(alone_of.values())
+    out["ms a request"] = next(t.request_p50_ms for t in report.latency if t.stage == "total")
+    return out
+
+
+def slices_of(report: FunnelReport) -> dict[str, dict[str, dict[str, float]]]:
+    """HR of the final list by slice, under the names that other results have."""
+    known = {"target item": "item", "history length": "history"}
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for part in report.slices:
+        values = {"targets": part.count, f"HR@{report.k}": part.hit.value, "Retrieved": part.retrieved}
+        out.setdefault(known.get(part.group, part.group), {})[part.name] = values
+    return out
+
+
+def said_by(report: FunnelReport) -> tuple[str, ...]:
+    """What the numbers do not say: gains over each simpler order, and which stage has most to give."""
+    gains = (f"{c.name} {points(c.hr_gain)}" for c in report.controls)
+    best = max(report.ceilings, key=lambda ceiling: ceiling.projected)
+    return (
+        f"HR@{report.k} less that of a channel alone, or of stopping after a stage: {'; '.join(gains)}.",
+        f"Most to win: {best.stage}, whose losses cost up to {best.projected - report.final[0].hr.value:.3f} of HR.",
+    )

@@ -1,0 +1,76 @@
+"""The table of funnels: each row is what it says, channels are trained once, results can be compared in pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penchant.evaluation.results import find_results, read_per_user
+from penchant.recipes.controls import popularity, sasrec
+from penchant.recipes.funnel.run import funnel_of, shortened
+from penchant.recipes.funnel.tables import DATA, FunnelRow, rows
+from penchant.recipes.reproduce import Missing, missing, run_row
+from penchant.recipes.rows import ResultTable
+from penchant.recipes.tables import tables
+from tests.factories import make_store
+
+
+def test_each_part_is_taken_away_and_nothing_else() -> None:
+    by_name = {(row.data, row.name): row.run for row in rows()}
+    assert len(by_name) == len(rows())
+    for data in DATA:
+        whole = by_name[data, "four"]
+        assert [c.name for c in whole.channels] == ["karma", "ulim", "t2diff", "popularity"]
+        assert (whole.fuse, whole.features_from, whole.rank_kind) == ("karma", "karma", "dmae")
+        assert by_name[data, "wo-fusion"] == replace(whole, fuse=None)
+        assert by_name[data, "wo-feature"] == replace(whole, features_from=None)
+        assert by_name[data, "wo-dmae"] == replace(whole, rank_kind="din")
+        for name in ("karma", "ulim", "t2diff"):
+            without = by_name[data, f"wo-{name}"]
+            kept = [c for c in whole.channels if c.name != name]
+            assert list(without.channels) == kept
+            assert [c.name for c in without.settings.channels] == [c.name for c in kept]
+            assert (without.fuse, without.features_from) == ((None, None) if name == "karma" else ("karma", "karma"))
+        beside = by_name[data, "four-sasrec-knn"]
+        assert beside.channels[2:] == whole.channels
+    assert {run.settings.max_history for run in by_name.values()} == {2000}
+    assert tables()["funnel-four"].rows == rows()
+
+
+def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "stores" / "made-up", num_users=150, num_items=120, seed=2)
+    run = shortened(funnel_of({"sasrec": sasrec(), "popularity": popularity()}), 1.0)
+    settings = replace(run.settings, merged_size=60, preranked_size=20)
+    run = replace(run, settings=settings, rank_kind="din", fuse="sasrec")
+    made = tuple(
+        FunnelRow(name=name, run=of, data="made-up", minutes=1.0)
+        for name, of in (("fused", run), ("plain", replace(run, fuse=None)))
+    )
+    table = ResultTable(paper="funnel", name="four", rows=made, seeds=1)
+    results = tmp_path / "results"
+    for item in missing([table], results, (), (), None):
+        run_row(item, tmp_path / "stores", tmp_path / "runs", results)
+    assert list(missing([table], results, (), (), None)) == []
+    channels = sorted(
+        p.name.rsplit("-", 1)[0] for p in (tmp_path / "runs/funnel/four/channels").iterdir() if p.is_dir()
+    )
+    assert channels == ["popularity", "sasrec"]
+    found = {result.row: result for result in find_results(results)}
+    assert set(found) == {"fused", "plain"}
+    for result in found.values():
+        users = read_per_user(results, result)
+        weights = users["weight"].to_numpy()
+        for name in ("HR@10", "NDCG@10", "Retrieved"):
+            mean = float(np.average(users[name].to_numpy(), weights=weights))
+            assert mean == pytest.approx(result.metrics[name], abs=1e-5)
+        metrics = {name: value for name, value in result.metrics.items() if value is not None}
+        assert metrics["Retrieved"] >= metrics["Merged"] >= metrics["Pre-ranked"] >= metrics["HR@10"]
+        assert result.data_fingerprint == store.fingerprint
+        assert any("Most to win" in note for note in result.notes)
+        assert sum(part["targets"] for part in result.slices["item"].values()) == weights.sum()
+    assert found["fused"].metrics["Merged"] == found["plain"].metrics["Merged"]
+    again = run_row(Missing(table, made[0], 0), tmp_path / "stores", tmp_path / "runs", results)
+    assert again.metrics["HR@10"] == found["fused"].metrics["HR@10"]
