@@ -21,7 +21,7 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError
 from penchant.evaluation.diagnostics.meaning import terms_of
 from penchant.evaluation.funnel.page import item_titles
-from penchant.evaluation.significance import paired_bootstrap
+from penchant.evaluation.significance import Difference, paired_bootstrap
 from penchant.index.exact import best_items
 from penchant.papers.karma.language import Texts
 from penchant.papers.karma.model import Karma
@@ -199,8 +199,15 @@ class Readability:
     nats: dict[str, Float[np.ndarray, " T"]]
     overlap: dict[str, Float[np.ndarray, " T"]]
 
+    def gains(self, values: dict[str, Float[np.ndarray, " T"]]) -> dict[str, Difference]:
+        """The user's own less each other, over users."""
+        _, of = np.unique(self.users, return_inverse=True)
+        weights = np.bincount(of)
+        means = {name: np.bincount(of, value) / weights for name, value in values.items()}
+        return {name: paired_bootstrap(means["own"], mean, weights) for name, mean in means.items() if name != "own"}
+
     def lines(self) -> list[str]:
-        """For a terminal: means, and differences with their intervals over users."""
+        """For a terminal: means, and differences with their intervals."""
         out = []
         for what, values, places in (
             ("nats a word", self.nats, 3),
@@ -208,14 +215,9 @@ class Readability:
         ):
             means = ", ".join(f"{name} {value.mean():.{places}f}" for name, value in values.items())
             out.append(f"{what}: {means}")
-            _, of = np.unique(self.users, return_inverse=True)
-            weights = np.bincount(of)
-            means_of = {name: np.bincount(of, value) / weights for name, value in values.items()}
-            for name, mean in means_of.items():
-                if name != "own":
-                    gain = paired_bootstrap(means_of["own"], mean, weights)
-                    span = f"[{gain.low:+.{places}f}, {gain.high:+.{places}f}]"
-                    out.append(f"  own against {name}: {gain.value:+.{places}f} {span}")
+            for name, gain in self.gains(values).items():
+                span = f"[{gain.low:+.{places}f}, {gain.high:+.{places}f}]"
+                out.append(f"  own against {name}: {gain.value:+.{places}f} {span}")
         return out
 
 

@@ -1,0 +1,66 @@
+"""Whether the words that KARMA's vectors tell are about their users, on clicks that no training has seen.
+
+The text of each click is told from its user's own h_t, from another user's and from the mean of all, in nats a word;
+and the likeliest words are compared with the title clicked, beside another user's words and the most popular title.
+
+    python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from benchmarks.written import is_there, write
+
+from penchant.recipes.karma.explain import Explainer, Readability
+from penchant.recipes.runs import load_run
+
+TABLE = "reading"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of karma_decoded")
+    parser.add_argument("--stores", type=Path, default=Path("stores"))
+    parser.add_argument("--targets", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for folder in arguments.runs:
+        name = load_run(folder, device="cpu").store.name
+        loaded = load_run(folder, arguments.stores / name, "cpu")
+        if is_there(arguments.results, TABLE, "karma", loaded.store, loaded.split.name):
+            print(f"{name}: finished before")
+            continue
+        checked = Explainer(folder, loaded).readability("test", arguments.targets)
+        print(name, *checked.lines(), sep="\n", flush=True)
+        for row, metrics in metrics_of(checked).items():
+            where = (arguments.results, TABLE, row, loaded.store, loaded.split.name)
+            write(*where, metrics, loaded.described["config"], window="test", steps=len(checked.users))
+
+
+def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:
+    """A row for each vector that texts are told from; what is own is "karma"."""
+    gains = checked.gains(checked.nats), checked.gains(checked.overlap)
+    out: dict[str, dict[str, float | None]] = {}
+    for name in dict.fromkeys((*checked.nats, *checked.overlap)):
+        row = {"own": "karma", "another's": "another-user", "nobody's": "nobody"}.get(name, "most-popular")
+        out[row] = {}
+        for what, values, gain in zip(
+            ("Nats a word", "Title's terms told"), (checked.nats, checked.overlap), gains, strict=True
+        ):
+            if name in values:
+                out[row][what] = float(values[name].mean())
+            if name in gain:
+                out[row] |= {
+                    f"{what}: own less this, from": gain[name].low,
+                    f"{what}: own less this, to": gain[name].high,
+                }
+    return out
+
+
+if __name__ == "__main__":
+    main()

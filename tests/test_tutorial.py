@@ -1,0 +1,56 @@
+"""The tutorial runs as it stands, and its notebook is the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from penchant.cli.main import main
+from tests.markdown import Document
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "tutorial.md"
+
+
+def test_every_block_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: dict[str, object] = {}
+    commands: list[str] = []
+    for language, code in Document.read(PAGE).blocks:
+        if language == "python":
+            exec(compile(code, str(PAGE), "exec"), said)
+            continue
+        assert language == "sh"
+        for line in code.splitlines():
+            program, command, *rest = shlex.split(line)
+            assert program == "penchant"
+            commands.append(command)
+            if command != "serve":  # it would not end
+                assert main([command, *rest]) == 0, line
+    assert commands[-1] == "serve"
+    assert (tmp_path / "stores" / "shop.html").is_file()
+    assert (tmp_path / "runs" / "shop" / "report.html").is_file()
+    assert (tmp_path / "bundles" / "shop" / "manifest.json").is_file()
+    out = capsys.readouterr().out
+    assert ": held" in out  # the taught model beats popularity, as the page promises to find out
+    assert "somebody new" in out
+
+
+def test_the_notebook_is_the_page() -> None:
+    spec = importlib.util.spec_from_file_location("notebook", ROOT / "tools" / "notebook.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    written = (ROOT / "docs" / "tutorial.ipynb").read_text()
+    assert written == tool.notebook(PAGE.read_text()), "run: python tools/notebook.py"
+    cells = json.loads(written)["cells"]
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) == len(Document.read(PAGE).blocks)
+    assert all(line.startswith("!penchant ") for source in code if "!" in source[:1] for line in source.splitlines())
