@@ -1,4 +1,4 @@
-"""The tutorial runs as it stands, and its notebook is the same."""
+"""The tutorial runs as it stands, and its notebook is the same; so does the example of adding a paper."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from penchant.cli.main import main
+from tests.factories import make_store
 from tests.markdown import Document
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,3 +55,18 @@ def test_the_notebook_is_the_page() -> None:
     code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
     assert len(code) == len(Document.read(PAGE).blocks)
     assert all(line.startswith("!penchant ") for source in code if "!" in source[:1] for line in source.splitlines())
+
+
+def test_adding_a_paper_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ROOT / "docs" / "adding-a-paper.md"
+    make_store(tmp_path / "stores" / "shop", num_users=150, seed=3)
+    monkeypatch.chdir(tmp_path)
+    blocks = [code for language, code in Document.read(page).blocks if language == "python"]
+    assert sum(len(code.splitlines()) for code in blocks) < 150
+    said: dict[str, object] = {"__name__": "adding_a_paper"}
+    for code in blocks:
+        exec(compile(code, str(page), "exec", dont_inherit=True), said)
+    assert "'HR@10'" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "transrec" / "model.safetensors").is_file()
