@@ -22,8 +22,9 @@ from penchant.index.exact import ExactIndex
 BLOCK = 2**20
 """Floats of gathered vectors, and of cosines, held at once: 4 MB each, or one request's where that is more."""
 
-REMEMBERED = 2**16
-"""Requests whose vectors are kept, some 60 MB at a width of 128; one more, and all are forgotten."""
+REMEMBERED = 2**18
+"""Requests whose vectors are kept, some 250 MB at a width of 128; one more, and all are forgotten. A ranker in training
+comes back to every request of two windows each epoch."""
 
 
 @dataclass(frozen=True)
