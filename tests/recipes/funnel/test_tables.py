@@ -62,6 +62,7 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
     assert set(found) == {"fused", "plain"}
     for result in found.values():
         users = read_per_user(results, result)
+        assert users is not None
         weights = users["weight"].to_numpy()
         for name in ("HR@10", "NDCG@10", "Retrieved"):
             mean = float(np.average(users[name].to_numpy(), weights=weights))
