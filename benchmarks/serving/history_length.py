@@ -61,7 +61,7 @@ def main() -> None:
                 "Added MB, at most": added_mb(call),
             }
             print(name, {k: round(v, 2) for k, v in metrics.items()}, flush=True)
-            sizes = {"items": ITEMS, "categories": CATEGORIES, "actions": int(length)}
+            sizes = {"items": ITEMS, "categories": CATEGORIES, "longest": LENGTHS[-1]}
             config = {"model": asdict(models[kind].config), "threads": arguments.threads, "rounds": arguments.rounds}
             write_made_up(
                 arguments.results, TABLE, name, "generated", sizes, metrics, config, wall=sum(taken[name]) / 1000
