@@ -18,7 +18,7 @@ from penchant.baselines.ranking.auxiliary import (
     UniSRecObjective,
     UniSRecObjectiveConfig,
 )
-from penchant.baselines.ranking.content import ContentRankerConfig
+from penchant.baselines.ranking.content import ContentRankerConfig, VectorRankerConfig
 from penchant.baselines.ranking.objective import listwise, pointwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.store import Store
@@ -64,6 +64,8 @@ def build_ranker(
     if content:
         model.content.fill(content)
     model.fit_inputs(features, [batch(step).inputs for step in islice(range(10**9), BATCHES)])
+    if content and not isinstance(config, VectorRankerConfig):
+        model.content.hold_pairs()
     return model
 
 

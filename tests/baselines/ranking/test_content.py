@@ -110,6 +110,28 @@ def test_memory_is_what_the_precision_says() -> None:
     assert held["float32"] == 2 * held["float16"] == 4 * held["int8"]
 
 
+@pytest.mark.parametrize("calibration", ["none", "whiten", "quantile"])
+def test_held_pairs_say_the_same_and_are_forgotten_with_the_vectors(calibration: Any) -> None:
+    content = made(calibration=calibration)
+    content.fit([some_pairs()])
+    plain = content(*some_pairs())
+    content.hold_pairs()
+    held = content(*some_pairs())
+    torch.testing.assert_close(held.r, plain.r, atol=1e-4, rtol=0)  # quantiles are steep
+    assert torch.equal(held.known, plain.known)
+    assert content.pairs is not None
+    assert "pairs" not in content.state_dict()
+    content.fill(vectors())
+    assert content.pairs is None
+
+
+def test_pairs_of_many_items_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penchant.baselines.ranking.content.HELD", ITEMS**2)
+    content = made()
+    content.hold_pairs()
+    assert content.pairs is None
+
+
 def test_nothing_of_it_learns_and_all_of_it_is_saved() -> None:
     content = made(precision="int8", calibration="quantile")
     assert not list(content.parameters())

@@ -25,6 +25,8 @@ STEPS = 4096
 """Of r, at which the similarities' distribution is known; linear between them."""
 PLACEBO = 20
 """Seed of the shuffled content."""
+HELD = 1 << 25
+"""Pairs of items whose similarities training holds, at most: 128 MB a modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,10 @@ class ItemContent(nn.Module):
         self.register_buffer("present", torch.zeros(count, num_items + 1, dtype=torch.bool))
         even = torch.linspace(0, 1, STEPS + 1).repeat(count, 1)
         self.register_buffer("below", even if config.calibration == "quantile" else None)
+        self.register_buffer("pairs", None, persistent=False)
 
     present: Tensor
+    pairs: Tensor | None
     scales: Tensor | None
     below: Tensor | None
 
@@ -98,6 +102,7 @@ class ItemContent(nn.Module):
         Args:
             vectors: (values [I+1, D], present [I+1]) by modality; row 0 is padding.
         """
+        self.pairs = None
         for m, (values, present) in enumerate(vectors):
             known = torch.from_numpy(np.array(present, dtype=bool))
             known[0] = False
@@ -134,6 +139,17 @@ class ItemContent(nn.Module):
             if len(values):
                 self.below[m] = torch.searchsorted(values, steps, right=True) / len(values)
 
+    @torch.no_grad()
+    def hold_pairs(self) -> None:
+        """Compare every two items once, if they are few: training compares the same ones again and again.
+
+        For a model that learns; one that serves need not be so large.
+        """
+        count = self.present.shape[1]
+        if count**2 <= HELD:
+            every = torch.arange(count, device=self.present.device)[None]
+            self.pairs = self._compared(every, every)[0].transpose(0, 1).contiguous()
+
     def forward(self, history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Similarities:
         """Compare each candidate with each action."""
         raw = self._raw(history, items)
@@ -152,12 +168,18 @@ class ItemContent(nn.Module):
         return found if self.scales is None else found * self.scales[m][items][..., None]
 
     def _raw(self, history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Similarities:
-        cosines, known = [], []
-        for m in range(len(self.config.modalities)):
-            cosines.append(self.vectors(m, items) @ self.vectors(m, history).mT)
-            known.append(self.present[m][items][:, :, None] & self.present[m][history][:, None])
-        both = torch.stack(known, dim=2)
-        return Similarities(((torch.stack(cosines, dim=2) + 1) / 2).clamp(0, 1) * both, both)
+        modalities = range(len(self.config.modalities))
+        both = torch.stack(
+            [self.present[m][items][:, :, None] & self.present[m][history][:, None] for m in modalities], dim=2
+        )
+        if self.pairs is None:
+            return Similarities(self._compared(history, items) * both, both)
+        of = [self.pairs[m][items[:, :, None], history[:, None]] for m in modalities]
+        return Similarities(torch.stack(of, dim=2) * both, both)
+
+    def _compared(self, history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Float[Tensor, "B K M S"]:
+        cosines = [self.vectors(m, items) @ self.vectors(m, history).mT for m in range(len(self.config.modalities))]
+        return ((torch.stack(cosines, dim=2) + 1) / 2).clamp(0, 1)
 
 
 class ContentProjection(nn.Module):
@@ -174,7 +196,10 @@ class ContentProjection(nn.Module):
             nn.init.normal_(linear.get_parameter("weight"), std=std)
 
     def forward(self, content: ItemContent, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
-        return torch.stack([of(content.vectors(m, items)) for m, of in enumerate(self.of_modality)]).sum(0)
+        """An item that comes often is projected once."""
+        distinct, places = items.unique(return_inverse=True)
+        of_distinct = [of(content.vectors(m, distinct)) for m, of in enumerate(self.of_modality)]
+        return torch.stack(of_distinct).sum(0)[places]
 
 
 def actions_since(requests: Requests) -> Int[Tensor, "B S"]:

@@ -99,8 +99,9 @@ class UniSRec(nn.Module):
 
     def adapted(self, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         """The adaptors' part of an item; zero where it has no content."""
+        distinct, places = items.unique(return_inverse=True)
         parts = [
-            adaptor(self.content.vectors(m, items)) * self.content.present[m][items][..., None]
+            adaptor(self.content.vectors(m, distinct)) * self.content.present[m][distinct][..., None]
             for m, adaptor in enumerate(self.adaptors)
         ]
-        return torch.stack(parts).sum(0)
+        return torch.stack(parts).sum(0)[places]
