@@ -98,6 +98,8 @@ def forms() -> ResultTable:
         "masked-none": _row(told=replace(TOLD, masked=0.0)),
         "masked-075": _row(told=replace(TOLD, masked=0.75)),
         "shuffled-content": _row(replace(MODEL, shuffled=True)),
+        "held-float32": _row(replace(MODEL, precision="float32")),
+        "held-int8": _row(replace(MODEL, precision="int8")),
         "text-alone": _row(replace(MODEL, modalities=("text",))),
         "image-alone": _row(replace(MODEL, modalities=("image",))),
     }
