@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ def by_loop(lists: InterestLists, size: int, how: str, share: float) -> list[int
     short = [i for i in lists.short_items[0].tolist() if i]
     long = [[i for i in row if i] for row in lists.items[0].tolist()]
     weights, scores = lists.weights[0].tolist(), lists.scores[0].tolist()
+    assert lists.log_mass is not None
     if how != "quota":
         entries = []
         for k, row in enumerate(long):
@@ -127,6 +129,12 @@ def test_rows_do_not_depend_on_each_other() -> None:
         merged = merge_interests(both, 15, how)
         for row, alone in enumerate((one, two)):
             assert torch.equal(merged.items[row], merge_interests(alone, 15, how).items[0])
+
+
+def test_factorised_lists_need_their_mass() -> None:
+    lists, _ = some_lists(3, 12, 3, 3, 12)
+    with pytest.raises(ValueError, match="log_mass"):
+        interest_keys(replace(lists, log_mass=None), "factorised")
 
 
 def test_factorised_is_the_log_probability_of_category_and_item() -> None:

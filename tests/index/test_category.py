@@ -80,7 +80,7 @@ def compare(rng: np.random.Generator, shop: Shop, index: CategoryIndex, batch: i
     queries, inside, names = (torch.from_numpy(a) for a in (short, interests, categories))
     for seen in (None, exclude):
         out_of = None if seen is None else torch.from_numpy(seen)
-        found = index.search_all(queries, inside, names, k + 1, k, exclude=out_of)
+        found = index.search_all(queries, inside, names, k + 1, k, exclude=out_of, with_mass=True)
         lists = [[]] * batch if seen is None else seen.tolist()
         expected = [shop.best(q, k + 1, None, out) for q, out in zip(short, lists, strict=True)]
         assert found.short_items.tolist() == [items for items, _ in expected]
@@ -93,6 +93,7 @@ def compare(rng: np.random.Generator, shop: Shop, index: CategoryIndex, batch: i
         assert found.scores.tolist() == [[scores for _, scores in row] for row in each]
         assert found.filled.tolist() == [[np.count_nonzero(items) for items, _ in row] for row in each]
         assert found.short_filled.tolist() == [np.count_nonzero(items) for items, _ in expected]
+        assert found.log_mass is not None
         for row, of, mass in zip(interests, categories.tolist(), found.log_mass.tolist(), strict=True):
             for query, category, told in zip(row, of, mass, strict=True):
                 own = [float(query @ v) for v, c in shop.stock.values() if c == category > 0]
@@ -139,12 +140,14 @@ def test_after_the_deadline_no_further_category_is_begun() -> None:
     _, index = opened(np.random.default_rng(0), 20)
     vectors, categories = torch.ones(2, 3, WIDTH), torch.tensor([[1, 2, 3], [3, 1, 2]])
     all_of = index.search_all(vectors[:, 0], vectors, categories, 5, 4)
-    late = index.search_all(vectors[:, 0], vectors, categories, 5, 4, deadline=0.0)
+    late = index.search_all(vectors[:, 0], vectors, categories, 5, 4, deadline=0.0, with_mass=True)
     assert late.searched == 1
     assert torch.equal(late.items[:, 0], all_of.items[:, 0])
     assert torch.equal(late.short_items, all_of.short_items)
     assert not late.items[:, 1:].any()
     assert late.filled[:, 1:].tolist() == [[0, 0], [0, 0]]
+    assert all_of.log_mass is None
+    assert late.log_mass is not None
     assert torch.isneginf(late.log_mass[:, 1:]).all()
     assert (all_of.filled > 0).all()
 

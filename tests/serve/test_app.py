@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from penchant.data.store import Store
+from penchant.errors import ConfigError
 from penchant.funnel.calibration import ScoreCalibration
+from penchant.funnel.retrieve import CategoryRetriever, retriever
+from penchant.models import Sizes
+from penchant.papers.ulim.model import ULIM, ULIMConfig
 from penchant.serve import schemas
 from penchant.serve.app import create_app
 from penchant.serve.bundle import Bundle
@@ -129,6 +134,24 @@ def test_who_has_seen_everything_gets_a_reason_and_no_error(client: TestClient, 
     answer = service.recommend(None, bundle.item_ids[1:], 5, True, False)
     assert answer["items"] == []
     assert answer["reason"] == "only 0 items are left that the history does not hold"
+
+
+def test_a_deadline_reaches_the_channels_that_search_by_category(bundle: Bundle, tmp_path: Path) -> None:
+    sizes = Sizes(num_items=bundle.num_items, num_categories=2)
+    ulim = ULIM(ULIMConfig(width=8, heads=2), sizes).eval()
+    ulim.set_categories(torch.arange(bundle.num_items + 1) % 2 + 1)
+    plain = bundle.funnel
+    of = {channel.name: channel for channel in plain.retrievers} | {"sasrec": retriever("sasrec", ulim)}
+    funnel = type(plain)(list(of.values()), None, None, plain.settings)
+    log = EventLog(tmp_path / "log")
+    Service(replace(bundle, funnel=funnel), log, deadline_ms=7.5)
+    channel = of["sasrec"]
+    assert isinstance(channel, CategoryRetriever)
+    assert channel.deadline_ms == 7.5
+    with pytest.raises(ConfigError, match="deadline_ms is 0"):
+        Service(replace(bundle, funnel=funnel), log, deadline_ms=0)
+    with pytest.raises(ConfigError, match="this bundle has none"):
+        Service(bundle, log, deadline_ms=7.5)
 
 
 def test_explain_gives_places_after_every_stage(client: TestClient) -> None:

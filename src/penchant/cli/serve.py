@@ -80,9 +80,12 @@ class Serve:
     port: int = 8000
     events: Path | None = None
     """File of the event log; beside the bundle where none is given."""
+    deadline_ms: float | None = None
+    """Channels that search category by category (ULIM) begin no further category so long after a request reached them:
+    the likeliest are searched first."""
 
 
 def serve(args: Sequence[str]) -> None:
     """Serve until interrupted."""
     chosen = parse("serve", Serve, args)
-    app.serve(chosen.bundle, host=chosen.host, port=chosen.port, events=chosen.events)
+    app.serve(chosen.bundle, host=chosen.host, port=chosen.port, events=chosen.events, deadline_ms=chosen.deadline_ms)

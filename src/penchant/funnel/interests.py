@@ -40,6 +40,7 @@ class InterestLists:
         short_items, short_scores: of the whole catalogue, N of them.
         items, scores: of each category, L of them; an item has one category, so it is in one of these lists at most.
         log_mass: log of the sum of exp(score) over all items of the category, found or not; -inf where there is none.
+            "factorised" alone needs it.
         weights: probability that the category is the next one; in any unit.
     """
 
@@ -47,7 +48,7 @@ class InterestLists:
     short_scores: Float[Tensor, "B N"]
     items: Int[Tensor, "B K L"]
     scores: Float[Tensor, "B K L"]
-    log_mass: Float[Tensor, "B K"]
+    log_mass: Float[Tensor, "B K"] | None
     weights: Float[Tensor, "B K"]
 
 
@@ -82,7 +83,7 @@ def interest_keys(
     leaves its places to the others, by their shares.
 
     Raises:
-        ValueError: a share outside 0 to 1.
+        ValueError: a share outside 0 to 1; "factorised" without the categories' mass.
     """
     if not 0 <= short_share <= 1:
         raise ValueError(f"short_share is {short_share}, a share is 0 to 1")
@@ -91,6 +92,8 @@ def interest_keys(
     if how == "raw":
         short, long = -lists.short_scores.double(), -lists.scores.double()
     elif how == "factorised":
+        if lists.log_mass is None:
+            raise ValueError("merging factorised lists needs their log_mass")
         log_p = lists.scores.double() - lists.log_mass.double()[..., None] + lists.weights.double().log()[..., None]
         long = -log_p
         below = torch.where(found & torch.isfinite(long), long, 0.0).flatten(1)

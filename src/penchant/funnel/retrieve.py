@@ -199,9 +199,9 @@ class CategoryRetriever(Retriever):
         deadline = None if self.deadline_ms is None else time.perf_counter() + self.deadline_ms / 1000
         vectors, categories, weights = self.model.searches(requests)
         seen = requests.history if self.exclude_seen else None
-        found = self.index.search_all(
-            vectors[:, 0], vectors[:, 1:], categories[:, 1:], k, k, exclude=seen, deadline=deadline
-        )
+        with_mass = self.model.merge == "factorised"
+        asked = vectors[:, 0], vectors[:, 1:], categories[:, 1:]
+        found = self.index.search_all(*asked, k, k, exclude=seen, deadline=deadline, with_mass=with_mass)
         known = (vectors[:, 0] != 0).any(1, keepdim=True)  # a zero vector says nothing
         short = torch.where(known, found.short_items, 0)
         lists = InterestLists(short, found.short_scores, found.items, found.scores, found.log_mass, weights[:, 1:])

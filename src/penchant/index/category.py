@@ -38,7 +38,7 @@ class Found:
         filled: how many items those lists have: fewer than K says that the category has no more (or is not known).
         short_items, short_scores, short_filled: the same of the whole corpus, L = `k_short`.
         log_mass: log of the sum of exp(score) over all items of a category, found, excluded or neither; -inf where
-            there is none.
+            there is none. None where it was not asked for.
         searched: columns of categories searched before the deadline: the lists of those after are empty.
     """
 
@@ -48,7 +48,7 @@ class Found:
     short_items: Int[Tensor, "B L"]
     short_scores: Float[Tensor, "B L"]
     short_filled: Int[Tensor, " B"]
-    log_mass: Float[Tensor, "B C"]
+    log_mass: Float[Tensor, "B C"] | None
     searched: int
 
 
@@ -175,12 +175,14 @@ class CategoryIndex(Index):
         *,
         exclude: Int[Tensor, "B S"] | None = None,
         deadline: float | None = None,
+        with_mass: bool = False,
     ) -> Found:
         """`search` for `short` and `search_within` for the interests, of one and the same state of the index.
 
         Args:
             deadline: a `time.perf_counter()`. The corpus and the first category are always searched, then category by
                 category until it has passed: give the likeliest first. None searches all, in fewer and larger products.
+            with_mass: take each category's `log_mass` too.
         Raises:
             ValueError: as both do.
         """
@@ -194,14 +196,16 @@ class CategoryIndex(Index):
         parts, searched = [], 0
         while not parts or (searched < asked and time.perf_counter() < (deadline or 0.0)):
             columns = slice(searched, searched + step)
-            parts.append(_within(snapshot, interests[:, columns], categories[:, columns], k_each, exclude))
+            of = interests[:, columns], categories[:, columns]
+            parts.append(_within(snapshot, *of, k_each, exclude, with_mass))
             searched = min(searched + step, asked)
         if searched < asked:
             rest = slice(searched, asked)
             parts.append(_within(snapshot, interests[:, rest], torch.zeros_like(categories[:, rest]), k_each, exclude))
         items, scores, mass = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         filled, short_filled = (items > 0).sum(2), (short_items > 0).sum(1)
-        return Found(items, scores, filled, short_items, short_scores, short_filled, mass, searched)
+        told = mass if with_mass else None
+        return Found(items, scores, filled, short_items, short_scores, short_filled, told, searched)
 
     def add(self, items: Int[Tensor, " N"], vectors: Float[Tensor, "N D"], categories: Int[Tensor, " N"]) -> None:
         """Items come in, come back, or get another vector or category; all at once for every reader.
@@ -300,9 +304,9 @@ def _whole(
 
 @torch.no_grad()
 def _within(
-    snapshot: _Snapshot, query: Tensor, categories: Tensor, k: int, exclude: Tensor | None
+    snapshot: _Snapshot, query: Tensor, categories: Tensor, k: int, exclude: Tensor | None, with_mass: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Items, scores and log mass of each pair of request and category."""
+    """Items, scores and log mass (-inf if not `with_mass`) of each pair of request and category."""
     batch, width = categories.shape
     blocks, added, gone = snapshot.blocks, snapshot.added, snapshot.gone
     queries = query.flatten(0, 1)
@@ -322,11 +326,13 @@ def _within(
         for some in pairs.split(max(1, BLOCK_SCORES // max(end - start, 1))):
             seen = None if exclude is None else exclude[some // width]
             of = _scores(block, out, queries[some])
-            mass[some] = of.logsumexp(1)
+            if with_mass:
+                mass[some] = of.logsumexp(1)
             best, found = _best(block, of, k, seen)
             if len(new.items):
                 of = _scores(new, None, queries[some])
-                mass[some] = torch.logaddexp(mass[some], of.logsumexp(1))
+                if with_mass:
+                    mass[some] = torch.logaddexp(mass[some], of.logsumexp(1))
                 both = sorted_keys(best, found), sorted_keys(*_best(new, of, k, seen))
                 found, best = decoded(torch.cat(both, dim=1).sort(dim=1, descending=True).values[:, :k])
             scores[some, : best.shape[1]], items[some, : best.shape[1]] = best, found

@@ -130,15 +130,23 @@ def create_app(service: Service, workers: int | None = None) -> FastAPI:
     return app
 
 
-def serve(bundle: str | Path, host: str = "127.0.0.1", port: int = 8000, events: str | Path | None = None) -> None:
+def serve(
+    bundle: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    events: str | Path | None = None,
+    *,
+    deadline_ms: float | None = None,
+) -> None:
     """Serve a bundle until interrupted (SIGINT or SIGTERM, which end it cleanly).
 
     Args:
         events: the event log; `<bundle>.events.sqlite` beside the bundle if left out.
+        deadline_ms: see `Service`.
 
     Raises:
         BundleError: the bundle is missing or damaged.
-        ConfigError: the address cannot be had.
+        ConfigError: the address cannot be had; a deadline that nothing here keeps.
     """
     bundle = Path(bundle)
     logging.basicConfig(format="%(asctime)s %(message)s")  # does nothing where the caller set logging up
@@ -147,7 +155,8 @@ def serve(bundle: str | Path, host: str = "127.0.0.1", port: int = 8000, events:
     with listening:
         host, port = listening.getsockname()[:2]
         loaded = Bundle.load(bundle)
-        service = Service(loaded, EventLog(events or bundle.with_name(f"{bundle.name}.events.sqlite")))
+        kept = EventLog(events or bundle.with_name(f"{bundle.name}.events.sqlite"))
+        service = Service(loaded, kept, deadline_ms=deadline_ms)
         # Requests run side by side; more threads inside one of them would only contend for the same processors.
         torch.set_num_threads(1)
         if not ipaddress.ip_address(host).is_loopback:

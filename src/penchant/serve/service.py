@@ -10,8 +10,9 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from penchant.errors import PenchantError
+from penchant.errors import ConfigError, PenchantError
 from penchant.funnel.pipeline import Trace
+from penchant.funnel.retrieve import CategoryRetriever
 from penchant.funnel.stages import Candidates, Requests
 from penchant.index.lexical import SEARCH_POOL
 from penchant.serve.bundle import Bundle
@@ -39,9 +40,22 @@ class Service:
 
     Args:
         now_ms: the clock; a test gives its own.
+        deadline_ms: of channels that search category by category (`CategoryRetriever`); None: all are searched.
+
+    Raises:
+        ConfigError: a deadline of 0 or less, or one for a bundle without such a channel.
     """
 
-    def __init__(self, bundle: Bundle, log: EventLog, now_ms: Callable[[], int] = wall_ms) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        log: EventLog,
+        now_ms: Callable[[], int] = wall_ms,
+        *,
+        deadline_ms: float | None = None,
+    ) -> None:
+        if deadline_ms is not None:
+            _set_deadline(bundle, deadline_ms)
         self.bundle = bundle
         self.settings = bundle.funnel.settings
         self.log = log
@@ -247,6 +261,17 @@ class Service:
             by_channel = zip(trace.ranked.channels, scores, strict=True)
             item["channel_scores"] = {c: s for c, s in by_channel if c in item["channels"]}
             item["stages"] = {name: place[number] for name, place in places.items()}
+
+
+def _set_deadline(bundle: Bundle, deadline_ms: float) -> None:
+    if not deadline_ms > 0:
+        raise ConfigError(f"deadline_ms is {deadline_ms}", fix="Set a time above 0, or leave it out.")
+    by_category = [channel for channel in bundle.funnel.retrievers if isinstance(channel, CategoryRetriever)]
+    if not by_category:
+        what = "deadline_ms bounds channels that search category by category, and this bundle has none"
+        raise ConfigError(what, where=bundle.path, fix="Leave it out.")
+    for channel in by_category:
+        channel.deadline_ms = deadline_ms
 
 
 def _ms(since: float) -> float:

@@ -197,6 +197,7 @@ def test_a_long_vector_retrieves_from_its_category_alone() -> None:
     interests = model.interests(histories([9, 14]), 3)
     vectors = model.item_vectors()
     lists = model.lists_of(interests, vectors)
+    assert lists.log_mass is not None
     for row in range(2):
         for k in range(3):
             category = int(interests.categories[row, k + 1])
