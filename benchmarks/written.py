@@ -16,9 +16,9 @@ MADE_UP = "generated"
 """The split of what has none."""
 
 
-def is_there(results: Path, table: str, row: str, store: Store, split: str) -> bool:
+def is_there(results: Path, table: str, row: str, store: Store, split: str, seed: int = 0) -> bool:
     """Whether the row was measured before."""
-    return result_path(results, "benchmarks", table, row, store.name, split, 0).is_file()
+    return result_path(results, "benchmarks", table, row, store.name, split, seed).is_file()
 
 
 def write(
@@ -34,6 +34,7 @@ def write(
     steps: int = 0,
     wall: float = 0.0,
     cpu: float = 0.0,
+    seed: int = 0,
 ) -> None:
     """Write it, with where it comes from.
 
@@ -46,7 +47,7 @@ def write(
         row=row,
         data=store.name,
         split=split,
-        seed=0,
+        seed=seed,
         window=window,
         config=config,
         data_fingerprint=store.fingerprint,

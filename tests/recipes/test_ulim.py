@@ -15,15 +15,21 @@ from safetensors.torch import load_file
 from penchant.data.category_batch import CategoryDataConfig, TargetDataConfig
 from penchant.data.split import load_split
 from penchant.data.store import Store
+from penchant.errors import StoreError
+from penchant.evaluation.protocol import subsample
 from penchant.evaluation.results import find_results, read_per_user
+from penchant.models import Sizes
+from penchant.papers.ulim.categories import PGIN, PGINConfig
 from penchant.papers.ulim.model import ULIMConfig
 from penchant.recipes.judge import judge_run
 from penchant.recipes.named import recipe_of
 from penchant.recipes.reproduce import Missing, run_row
 from penchant.recipes.rows import ResultTable, Row, at_rates
 from penchant.recipes.runs import load_run, train_run
+from penchant.recipes.ulim import categories
 from penchant.recipes.ulim import run as recipe
-from penchant.recipes.ulim.run import UlimRun, judge_categories
+from penchant.recipes.ulim.categories import judge_categories, tell_categories
+from penchant.recipes.ulim.run import UlimRun
 from penchant.recipes.ulim.tables import tables
 from penchant.training.loop import TrainConfig
 from tests.factories import make_store
@@ -64,10 +70,12 @@ def test_a_run_that_was_cut_in_either_half_goes_on_to_the_same_weights(
             raise CutError
         return fit(*args, **options)
 
-    monkeypatch.setattr(recipe, "fit", cut)
+    for half in (categories, recipe):
+        monkeypatch.setattr(half, "fit", cut)
     with pytest.raises(CutError):
         train_run(RUN, store, split, tmp_path / "cut")
-    monkeypatch.setattr(recipe, "fit", fit)
+    for half in (categories, recipe):
+        monkeypatch.setattr(half, "fit", fit)
     train_run(RUN, store, split, tmp_path / "cut")
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
@@ -78,7 +86,8 @@ def test_what_only_serving_reads_trains_nothing_anew(
 ) -> None:
     split, steps = load_split(store, "temporal-successive"), list[int]()
     fit = recipe.fit
-    monkeypatch.setattr(recipe, "fit", lambda *a, **o: fit(*a, **o, should_stop=lambda step: bool(steps.append(step))))
+    for half in (categories, recipe):
+        monkeypatch.setattr(half, "fit", lambda *a, **o: fit(*a, **o, should_stop=lambda n: bool(steps.append(n))))
     train_run(RUN, store, split, tmp_path / "a")
     trained = len(steps)
     assert trained > 4
@@ -169,6 +178,41 @@ def test_categories_are_judged_as_a_loop_would(store: Store, tmp_path: Path) -> 
     assert judged["outside"] == pytest.approx(np.mean(outside))
     assert 0 < judged["category HR@1"] <= judged["category HR@5"] <= judged["category HR@20"] == 1.0
     assert 0 < judged["P_poi"] < 1
+
+
+def test_every_answer_is_placed_as_a_loop_would(store: Store) -> None:
+    """Equal shares share their places; a category that an answer does not have is behind all that it has."""
+    split = load_split(store, "temporal-successive")
+    torch.manual_seed(0)
+    pgin = PGIN(PGINConfig(width=8, max_len=30), Sizes(num_items=store.num_items, num_categories=store.num_categories))
+    pgin.set_categories(torch.from_numpy(store.item_category.astype(np.int64)))
+    told = tell_categories(pgin, store, split, "test", 300)
+    assert set(told.places) == {"pgin", "pointer", "generator", "frequency", "last"}
+    events, _ = subsample(split.targets("test"), 300, seed=0)
+    expected: list[tuple[int, float, float]] = []
+    for event in events.tolist():
+        user, mine = int(store.event_user[event]), int(store.item_category[store.event_item[event]])
+        rows = np.arange(int(store.user_indptr[user]), event)[-30:]
+        counts = np.bincount(store.item_category[store.event_item[rows]], minlength=store.num_categories + 1)[1:]
+        own = counts[mine - 1]
+        expected.append((user, float(own == 0), (counts > own).sum() + ((counts == own).sum() + 1) / 2))
+    got = list(zip(told.users.tolist(), told.outside.tolist(), told.places["frequency"].tolist(), strict=True))
+    assert sorted(got) == sorted(expected)
+    for name, places in told.places.items():
+        assert places.min() >= 1, name
+        assert places.max() <= store.num_categories, name
+    pointed, outside = told.places["pointer"], told.outside > 0
+    assert outside.any()
+    assert pointed[outside].min() > pointed[~outside].min()
+    np.testing.assert_array_equal(told.hits("pgin", 3), told.places["pgin"] <= 3)
+
+
+def test_targets_without_category_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    pgin = PGIN(PGINConfig(width=8), Sizes(num_items=store.num_items, num_categories=1))
+    without = Store(store.path)
+    monkeypatch.setattr(without, "item_category", np.zeros_like(store.item_category))
+    with pytest.raises(StoreError, match="has a category"):
+        tell_categories(pgin, without, load_split(store, "temporal-successive"), "test", None)
 
 
 def test_every_table_states_what_it_compares() -> None:

@@ -24,7 +24,7 @@ from penchant.papers.ulim.objective import (
     ULIMObjective,
     ULIMObjectiveConfig,
     in_batch_hits,
-    pgin_loss,
+    pgin_losses,
     read,
 )
 from tests.papers.ulim.made import CATEGORY, NUM_ITEMS, histories, made
@@ -182,7 +182,7 @@ def test_pgins_loss_is_the_cross_entropy_of_the_mixture() -> None:
     probs = torch.tensor([[0.0, 0.7, 0.3], [0.0, 1.0, 0.0]])
     prediction = Prediction(probs, probs, probs, torch.ones(2))
     expected = -(math.log(0.3 + EPSILON) + math.log(EPSILON)) / 2
-    assert float(pgin_loss(prediction, torch.tensor([2, 2]))) == pytest.approx(expected, rel=1e-5)
+    assert float(pgin_losses(prediction, torch.tensor([2, 2])).mean()) == pytest.approx(expected, rel=1e-5)
     model, requests = made().pgin, histories([4, 9])
     told = PGINObjective()(model, TargetBatch(requests, torch.tensor([1, 5])))
     assert set(told) == {"category"}

@@ -155,9 +155,9 @@ def in_batch_hits(model: ULIM, objective: ULIMObjective, batch: CategoryBatch) -
     return float(((scores >= own).sum(1) == 1).float().mean())
 
 
-def pgin_loss(prediction: Prediction, categories: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-    """mean -log(y-hat_c + 1e-9), in nats: cross-entropy on the mixture (U19)."""
-    return -(prediction.probs.gather(1, categories[:, None]) + EPSILON).log().mean()
+def pgin_losses(prediction: Prediction, categories: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """-log(y-hat_c + 1e-9), in nats: cross-entropy on the mixture (U19)."""
+    return -(prediction.probs.gather(1, categories[:, None])[:, 0] + EPSILON).log()
 
 
 class PGINObjective:
@@ -165,4 +165,4 @@ class PGINObjective:
 
     def __call__(self, model: PGIN, batch: TargetBatch) -> dict[str, Tensor]:
         """{"category": nats}."""
-        return {"category": pgin_loss(model(batch.requests), batch.categories)}
+        return {"category": pgin_losses(model(batch.requests), batch.categories).mean()}

@@ -13,29 +13,22 @@ import torch
 from torch import Tensor, nn
 from tyro.conf import Fixed
 
-from penchant.data.category_batch import (
-    CategoryBatches,
-    CategoryDataConfig,
-    TargetBatches,
-    TargetDataConfig,
-    targets_of_events,
-)
+from penchant.data.category_batch import CategoryBatches, CategoryDataConfig, TargetDataConfig
 from penchant.data.output import alone
 from penchant.data.split import Split
 from penchant.data.store import Store, cache_root, fingerprint
 from penchant.errors import RunError
-from penchant.evaluation.protocol import evaluate_retrieval, subsample
+from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.models import Sizes, save_model
-from penchant.papers.ulim.categories import PGIN, PGINConfig
+from penchant.papers.ulim.categories import PGINConfig
 from penchant.papers.ulim.model import ULIM, ULIMConfig
-from penchant.papers.ulim.objective import PGINObjective, ULIMObjective, ULIMObjectiveConfig, pgin_loss
+from penchant.papers.ulim.objective import ULIMObjective, ULIMObjectiveConfig
+from penchant.recipes.ulim.categories import train_pgin
 from penchant.training.loop import FitResult, TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
 VALID_TARGETS = 1000
 """Validation of the encoders looks at so many targets, drawn once: each is a history of thousands."""
-VALID_CATEGORIES = 4000
-"""And that of PGIN, of which one pass tells all, at so many."""
 SERVING = ("num_searched", "categories", "merge", "short_share")
 """Settings of the model that change what is found, and nothing that is learned."""
 
@@ -91,12 +84,7 @@ def train_ulim(run: UlimRun, store: Store, split: Split, out: Path, sizes: Sizes
         return model
 
     def categories(folder: Path) -> tuple[nn.Module, FitResult]:
-        torch.manual_seed(run.train.seed)
-        pgin = PGIN(pgin_config, sizes)
-        pgin.set_categories(item_category)
-        batches = TargetBatches(store, split, run.category_data, pgin_config.max_len, pgin_run.seed)
-        validate = _or_none(can_choose, lambda: judge_categories(pgin, store, split, "valid", VALID_CATEGORIES))
-        return pgin, fit(pgin, PGINObjective(), batches, pgin_run, folder, validate, title="ulim, categories")
+        return train_pgin(pgin_config, run.category_data, pgin_run, store, split, folder)
 
     needs = {"model": asdict(pgin_config), "data": asdict(run.category_data), "train": asdict(pgin_run), **data}
     pgin_state, first = _made_once("categories", needs, categories, out)
@@ -106,7 +94,7 @@ def train_ulim(run: UlimRun, store: Store, split: Split, out: Path, sizes: Sizes
         model.pgin.load_state_dict(pgin_state)
         objective = ULIMObjective(run.objective, torch.from_numpy(split.item_counts(store)), item_category)
         batches = CategoryBatches(store, split, run.data, plain, run.train.seed)
-        validate = _or_none(can_choose, lambda: _validated(model, store, split))
+        validate = (lambda: _validated(model, store, split)) if can_choose else None
         return model, fit(model, objective, batches, run.train, folder, validate, title="ulim, retrieval")
 
     needs = {
@@ -128,41 +116,10 @@ def train_ulim(run: UlimRun, store: Store, split: Split, out: Path, sizes: Sizes
     )
 
 
-def judge_categories(model: PGIN, store: Store, split: Split, window: str, targets: int | None) -> dict[str, float]:
-    """What the category prediction is worth on a window's targets that have a category.
-
-    "category HR@k" for k of 1, 5, 10, 20; "cross-entropy" in nats; "P_poi", the gate's mean; "outside", the share of
-    targets whose category the history does not have, which no pointer can name.
-    """
-    events, _ = subsample(split.targets(window), targets, seed=0)
-    events = events[store.item_category[store.event_item[events]] > 0]
-    users = np.searchsorted(store.user_indptr, events, side="right") - 1
-    events = events[np.argsort(events - store.user_indptr[users], kind="stable")]
-    device = model.item_category.device
-    sums: dict[str, float] = {}
-    for start in range(0, len(events), 128):
-        batch = targets_of_events(store, events[start : start + 128], model.config.max_len).to(device)
-        told = model(batch.requests)
-        own = told.probs.gather(1, batch.categories[:, None])
-        place = (told.probs > own).sum(1) + 1
-        history = model.item_category[batch.requests.history]
-        values: dict[str, Any] = {f"category HR@{k}": (place <= k).float() for k in (1, 5, 10, 20)}
-        values["cross-entropy"] = pgin_loss(told, batch.categories).expand(len(place))
-        values["P_poi"] = told.gate
-        values["outside"] = 1 - (history == batch.categories[:, None]).any(1).float()
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + float(value.sum())
-    return {name: value / max(len(events), 1) for name, value in sums.items()}
-
-
 def _validated(model: ULIM, store: Store, split: Split) -> dict[str, float]:
     """As it serves by the defaults, whatever the run's own number of categories and way of merging."""
     max_len, ks = model.config.max_len, (10, 100, 500)
     return evaluate_retrieval(model, store, split, "valid", ks=ks, max_len=max_len, targets=VALID_TARGETS).metrics()
-
-
-def _or_none(can_choose: bool, validate: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]] | None:
-    return validate if can_choose else None
 
 
 def _made_once(
