@@ -1,0 +1,95 @@
+"""Whether IDDU tells anything: nats between P and what the decoder tells, on impressions that no training has seen.
+
+Beside it the nats of a decoder that looks at nothing and tells the mean P. Only runs whose Q is a softmax over all
+cells can be compared so.
+
+    python -m benchmarks.decoding runs/dmae/forms/*.s0 --stores stores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from benchmarks.written import is_there, write
+from safetensors.torch import load_file
+
+from penchant.funnel.features import Features
+from penchant.funnel.rank import judging
+from penchant.models import load_model
+from penchant.papers.dmae.model import DMAE
+from penchant.papers.dmae.objective import (
+    DMAEObjective,
+    DMAEObjectiveConfig,
+    Told,
+    constant_distance,
+    decoding_distance,
+)
+from penchant.recipes.runs import load_run
+from penchant.training.impressions import ImpressionBatches
+
+TABLE = "decoding"
+BATCHES = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of dmae")
+    parser.add_argument("--stores", type=Path, default=Path("stores"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for folder in arguments.runs:
+        name = load_run(folder, device="cpu").store.name
+        loaded = load_run(folder, arguments.stores / name, "cpu")
+        row, split = folder.name.split(".")[0], loaded.split.name
+        told = DMAEObjectiveConfig(**(loaded.described["config"]["objective"] or {}))
+        if told.q != "softmax" or not told.decode:
+            print(f"{row}: q is {told.q}, weighed by {told.decode}; left out")
+        elif is_there(arguments.results, TABLE, row, loaded.store, split):
+            print(f"{row}: finished before")
+        else:
+            model, objective = at_the_end(folder, told)
+            batches = ImpressionBatches(loaded.store, loaded.split, "test", Features.load(folder), cells=1024)
+            metrics = measured(model, objective, batches)
+            print(row, ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()), flush=True)
+            where = (arguments.results, TABLE, row, loaded.store, split)
+            write(*where, metrics, loaded.described["config"], window="test", steps=BATCHES)
+
+
+def at_the_end(folder: Path, told: DMAEObjectiveConfig) -> tuple[DMAE, DMAEObjective]:
+    """Model and decoders of the last step: the decoders of the best are kept nowhere."""
+    newest = json.loads((folder / "checkpoint.json").read_text())["newest"]
+    weights = load_file(folder / newest / "model.safetensors")
+    model: DMAE = load_model(folder)
+    objective = DMAEObjective(told, model.config.modalities, model.config.interest)
+    for name, module in (("model", model), ("objective", objective)):
+        own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+        module.load_state_dict(own)
+    return model, objective
+
+
+def measured(model: DMAE, objective: DMAEObjective, batches: ImpressionBatches) -> dict[str, float]:
+    """By modality: nats told, nats of the constant, and the share of them that is told."""
+    told: dict[str, list[Told]] = {name: [] for name in objective.modalities}
+    with judging(model), judging(objective):
+        for step in range(BATCHES):
+            batch = batches.batch(step)
+            interests = model.interests(batch.inputs)
+            for m, parts in enumerate(told.values()):
+                parts.append(objective.told(interests, m, batch.mask))
+        metrics: dict[str, float] = {}
+        for decoder, (name, parts) in zip(objective.decoders, told.items(), strict=True):
+            p = torch.cat([part.p for part in parts])
+            nats = decoding_distance(decoder(torch.cat([part.pooled for part in parts])), p, objective.config)
+            ours, nothing = float(nats.mean()), float(constant_distance(p))
+            metrics |= {f"{name}: nats": ours, f"{name}: nats of the mean": nothing}
+            metrics[f"{name}: share told"] = 1 - ours / nothing
+    return metrics
+
+
+if __name__ == "__main__":
+    main()
