@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -26,7 +28,11 @@ class Bar:
 
 
 def draw_against(title: str, cost: str, metric: str, points: Mapping[str, tuple[float, float]]) -> bytes:
-    """A metric of each row against what it cost, on a logarithmic scale: the best rows are at the upper left."""
+    """A metric of each row against what it cost, on a logarithmic scale: the best rows are at the upper left.
+
+    Rows that differ in a number at the end of their names (ann-100, ann-1000) are one line. A metric that spans more
+    than a factor of twenty is on a logarithmic scale too.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -34,10 +40,17 @@ def draw_against(title: str, cost: str, metric: str, points: Mapping[str, tuple[
         figure = Figure(figsize=(8.0, 4.5), layout="constrained")
         figure.suptitle(title, fontsize=10)
         axes = figure.subplots()
-        for name, (x, y) in points.items():
-            axes.plot([x], [y], "o", markersize=5)
-            axes.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        for i, (stem, rows) in enumerate(_lines(points).items()):
+            axes.plot(*zip(*rows.values(), strict=True), marker="o", markersize=5)
+            below = len(rows) > 1 and i % 2
+            for j, (number, at) in enumerate(rows.items()):
+                label = stem if len(rows) == 1 else f"{stem} {number}" if j == len(rows) - 1 else number
+                offset = (5, -10) if below else (5, 3)
+                axes.annotate(label, at, xytext=offset, textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        heights = [y for _, y in points.values()]
+        if heights and 0 < 20 * min(heights) < max(heights):
+            axes.set_yscale("log")
         axes.margins(x=0.2)
         axes.set_xlabel(cost)
         axes.set_ylabel(metric)
@@ -45,6 +58,20 @@ def draw_against(title: str, cost: str, metric: str, points: Mapping[str, tuple[
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         return _svg(figure)
+
+
+def _lines(points: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Points by line, in order along it: rows that only differ in a last number, the others each by itself."""
+    stems = {name: match[1] for name in points if (match := re.fullmatch(r"(.+)-\d+", name))}
+    several = {stem for stem, count in Counter(stems.values()).items() if count > 1}
+    lines: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, at in sorted(points.items(), key=lambda point: point[1]):
+        stem = stems.get(name, "")
+        if stem in several:
+            lines.setdefault(stem, {})[name[len(stem) + 1 :].lstrip("0") or "0"] = at
+        else:
+            lines[name] = {"": at}
+    return lines
 
 
 def draw_curves(title: str, size: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
