@@ -89,11 +89,11 @@ def metrics_of(told: ToldCategories, answer: str) -> dict[str, float]:
     if answer == "pgin":
         users, of = np.unique(told.users, return_inverse=True)
         weights = np.bincount(of)
-        ours, counted = (np.bincount(of, told.hits(name, 10)) / weights for name in ("pgin", "frequency"))
-        gain = paired_bootstrap(ours, counted, weights)
+        means = {name: np.bincount(of, told.hits(name, 10)) / weights for name in ("pgin", "frequency", "last")}
+        for row, counted in (("most-frequent", "frequency"), ("latest", "last")):
+            gain = paired_bootstrap(means["pgin"], means[counted], weights)
+            metrics |= {f"HR@10 less {row}'s, from": gain.low, f"HR@10 less {row}'s, to": gain.high}
         metrics |= {
-            "HR@10 less most-frequent's, from": gain.low,
-            "HR@10 less most-frequent's, to": gain.high,
             "cross-entropy": float(told.loss.mean()),
             "P_poi": float(told.gate.mean()),
             "outside": float(told.outside.mean()),
