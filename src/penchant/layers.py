@@ -86,6 +86,19 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
+class SwiGLU(nn.Module):
+    """W_2 (silu(W_1 x) * W_3 x). Shazeer, "GLU variants improve transformer", 2020."""
+
+    def __init__(self, width: int, inner: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(width, 2 * inner), nn.Linear(inner, width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        gate, value = self.inner(x).chunk(2, dim=-1)
+        return self.out(self.dropout(F.silu(gate) * value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
     """Sizes of a transformer block."""
@@ -95,6 +108,8 @@ class BlockConfig:
     dropout: float = 0.2
     expansion: int = 4
     """The feed-forward layer's inner width, in widths."""
+    gated: bool = False
+    """LiGR: x + sigmoid(W x) * f(norm(x)) in place of x + f(norm(x)), and a SwiGLU as feed-forward layer."""
 
 
 class _Block(nn.Module):
@@ -109,7 +124,12 @@ class _Block(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.norm_mlp = nn.LayerNorm(config.width)
-        self.mlp = MLP(config.width, config.expansion * config.width, config.width, dropout=config.dropout)
+        inner = config.expansion * config.width
+        if config.gated:
+            self.mlp = SwiGLU(config.width, inner, dropout=config.dropout)
+        else:
+            self.mlp = MLP(config.width, inner, config.width, dropout=config.dropout)
+        self.gates = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(2 if config.gated else 0))
         self.dropout = Dropout(config.dropout)
 
     def last(self, x: Float[Tensor, "B S D"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
@@ -136,8 +156,11 @@ class _Block(nn.Module):
         return self._after_attention(x, mixed.transpose(1, 2).reshape(batch, length, width))
 
     def _after_attention(self, x: Float[Tensor, "*B D"], mixed: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        x = x + self.dropout(self.out(mixed))
-        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+        x = x + self.dropout(self._gated(0, x, self.out(mixed)))
+        return x + self.dropout(self._gated(1, x, self.mlp(self.norm_mlp(x))))
+
+    def _gated(self, gate: int, x: Float[Tensor, "*B D"], added: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return self.gates[gate](x).sigmoid() * added if self.gates else added
 
 
 class CausalBlock(_Block):

@@ -56,6 +56,12 @@ def sasrec() -> SequenceRun:
     return SequenceRun(kind="sasrec", model=SASRecConfig(), data=data, train=_train(12, 2e-3))
 
 
+def esasrec() -> SequenceRun:
+    """eSASRec: SASRec with gated residuals and SwiGLU, a modern control. Minutes."""
+    run = sasrec()
+    return replace(run, model=SASRecConfig(gated=True))
+
+
 def gru4rec() -> SequenceRun:
     """GRU4Rec with a softmax over the catalogue, histories of 50. Minutes."""
     data = SequenceDataConfig(batch_targets=1600)
@@ -170,6 +176,7 @@ RETRIEVAL = (
     item_knn,
     two_tower,
     sasrec,
+    esasrec,
     gru4rec,
     youtube_dnn,
     mind,

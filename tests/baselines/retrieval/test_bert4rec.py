@@ -13,7 +13,7 @@ from penchant.baselines.retrieval.auxiliary import ClozeConfig, ClozeObjective
 from penchant.baselines.retrieval.bert4rec import BERT4Rec, BERT4RecConfig
 from penchant.data.batch import SequenceBatch
 from penchant.errors import ConfigError
-from penchant.layers import OpenBlock
+from penchant.layers import MLP, OpenBlock
 from penchant.models import Sizes
 from tests.checkerboard import requests_of
 
@@ -54,6 +54,7 @@ def block_by_loops(block: OpenBlock, x: np.ndarray) -> np.ndarray:
             weights = np.array([math.exp(q[t, part] @ k[s, part] / math.sqrt(size)) for s in range(length)])
             mixed[t, part] = sum(w * v[s, part] for s, w in enumerate(weights / weights.sum()))
     x = x + linear(mixed, block.out)
+    assert isinstance(block.mlp, MLP)
     inner, _, _, outer = block.mlp
     return x + linear(gelu(linear(norm(x, block.norm_mlp), inner)), outer)
 

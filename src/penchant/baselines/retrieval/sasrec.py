@@ -2,6 +2,9 @@
 
 Deviates: trained with a softmax over the catalogue instead of one sampled negative (which is what made the published
 numbers low), pre-norm blocks with GELU, item vectors shared by input and output.
+
+With `gated` its blocks are LiGR's, which makes it eSASRec (Tikhonovich et al., RecSys 2025); the loss is as above,
+where eSASRec samples.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ class SASRecConfig:
     heads: int = 2
     expansion: int = 4
     """Inner width of the feed-forward layers, in widths."""
+    gated: bool = False
+    """Gated residuals and SwiGLU, as eSASRec has them."""
     dropout: float = 0.2
     max_len: int = 50
     """Actions read, the latest ones."""
@@ -58,7 +63,13 @@ class SASRec(nn.Module):
         super().__init__()
         self.config, self.sizes = config, sizes
         self.num_items = sizes.num_items
-        block = BlockConfig(width=config.width, heads=config.heads, dropout=config.dropout, expansion=config.expansion)
+        block = BlockConfig(
+            width=config.width,
+            heads=config.heads,
+            dropout=config.dropout,
+            expansion=config.expansion,
+            gated=config.gated,
+        )
         self.items = item_embedding(sizes.num_items, config.width)
         self.positions = nn.Embedding(config.max_len, config.width)
         nn.init.normal_(self.positions.weight, std=config.width**-0.5)
