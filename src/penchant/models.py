@@ -44,6 +44,9 @@ def sizes_of(store: Store, num_features: int = 0) -> Sizes:
     return Sizes(num_items=store.num_items, num_categories=store.num_categories, num_features=num_features)
 
 
+READER = "reader"
+"""Folder beside a run's model with what tells its vectors in words; no part of finding anything."""
+
 # kind -> "module:class". Named in files, imported when needed: a bundle of two models loads the code of two.
 KINDS = {
     "popularity": "penchant.baselines.counted.popularity:Popularity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,17 @@ from penchant.cli.main import main
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.encoders.encode import encode_store
-from penchant.errors import ConfigError, RunError
+from penchant.errors import BundleError, ConfigError, RunError
+from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_settings
+from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
 from penchant.recipes.karma.explain import Explainer, _of_another
+from penchant.recipes.karma.served import BundleReader
 from penchant.recipes.runs import load_run, train_run
+from penchant.serve.bundle import Bundle
+from penchant.serve.events import EventLog
+from penchant.serve.export import export
+from penchant.serve.service import FieldError, Service
 from tests.factories import make_store
 from tests.recipes.test_karma import RUN
 from tests.tiny_models import save_image_model, save_language_model, save_text_model
@@ -113,3 +121,54 @@ def test_what_cannot_be_explained_is_said_by_name(
     train_run(ids, market, load_split(market, "loo"), tmp_path / "sasrec")
     with pytest.raises(RunError, match="sasrec has no words"):
         Explainer(tmp_path / "sasrec", load_run(tmp_path / "sasrec", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def funnel(market: Store, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A funnel of the run and popularity, without scorers."""
+    folder = tmp_path_factory.mktemp("funnel") / "run"
+    shutil.copytree(run, folder / "channels" / "karma")
+    popularity = build_model("popularity", {}, sizes_of(market))
+    popularity.fit(market, load_split(market, "temporal-successive"))
+    save_model(popularity, folder / "channels" / "popularity")
+    channels = tuple(ChannelSettings(name=name, k=20) for name in ("karma", "popularity"))
+    settings = FunnelSettings(channels=channels, merge="rrf", merged_size=20, preranked_size=20)
+    save_settings(settings, folder, load_split(market, "temporal-successive"), None)
+    return folder
+
+
+def test_a_bundle_tells_the_interests_that_its_run_does(
+    funnel: Path, market: Store, reads: Explainer, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match="has no reader"):
+        BundleReader(export(funnel, market, tmp_path / "plain"))
+    bundle = export(funnel, market, tmp_path / "bundle", readers=True)
+    assert any(name.startswith("readers/karma/") for name in bundle.manifest["files"])
+    assert not (bundle.path / "channels" / "karma" / "reader").exists()
+    user = reads.drawn(1)[0]
+    service = Service(bundle, EventLog(tmp_path / "events.sqlite"), reader=BundleReader(bundle))
+    told, expected = service.interest(user, None, None, 6), reads.explain([user], k=6)[0]
+    assert told["words"] == expected.words
+    assert [item["id"] for item in told["nearest"]] == [market.item_ids[i] for i in expected.nearest]
+    history = [market.item_ids[item] for item in reversed(expected.history)]
+    assert service.interest(None, history, None, 6)["words"] == expected.words
+    nobody = service.interest("a new visitor", None, None, 6)
+    assert (nobody["words"], nobody["nearest"]) == ("", [])
+    assert nobody["reason"] == "there is no history to read"
+    with pytest.raises(FieldError, match="reads no queries"):
+        service.interest(user, None, "red", 6)
+
+
+def test_a_damaged_or_missing_reader_is_named(funnel: Path, market: Store, tmp_path: Path) -> None:
+    bundle = export(funnel, market, tmp_path / "bundle", readers=True)
+    (bundle.path / "readers" / "karma" / "reader.json").write_text("{}")
+    with pytest.raises(BundleError, match="damaged or of another version"):
+        BundleReader(bundle)
+    with pytest.raises(BundleError, match="not those that were exported"):
+        Bundle.load(bundle.path)
+    without = tmp_path / "run"
+    shutil.copytree(funnel, without)
+    shutil.rmtree(without / "channels" / "karma" / "reader")
+    with pytest.raises(RunError, match="no channel was taught to tell its vectors"):
+        export(without, market, tmp_path / "other", readers=True)
+    assert not (tmp_path / "other").exists()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from penchant.data.history import Requests
 from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.funnel.calibration import ScoreCalibration
@@ -152,6 +153,33 @@ def test_a_deadline_reaches_the_channels_that_search_by_category(bundle: Bundle,
         Service(replace(bundle, funnel=funnel), log, deadline_ms=0)
     with pytest.raises(ConfigError, match="this bundle has none"):
         Service(bundle, log, deadline_ms=7.5)
+
+
+class Parrot:
+    """Tells the number of actions it was given."""
+
+    reads_queries = True
+
+    def tell(self, requests: Requests, k: int) -> tuple[str, list[int]]:
+        typed = requests.queries[0] if requests.queries else "nothing"
+        return f"{int(requests.lengths[0])} actions and {typed}", list(range(1, k + 1))
+
+
+def test_interests_are_told_where_a_reader_was_loaded(bundle: Bundle, tmp_path: Path, client: TestClient) -> None:
+    assert client.get("/healthz").json()["reads"] is False
+    refused = client.post("/v1/interest", json={"user_id": "u1"})
+    assert refused.status_code == 404
+    assert "penchant serve --read" in refused.json()["errors"][0]["fix"]
+    service = Service(bundle, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS, reader=Parrot())
+    with TestClient(create_app(service, workers=1)) as reading:
+        assert reading.get("/healthz").json()["reads"] is True
+        told = post(reading, "interest", history=bundle.item_ids[1:4], k=2)
+        assert told["words"] == "3 actions and nothing"
+        assert [item["id"] for item in told["nearest"]] == bundle.item_ids[1:3]
+        assert post(reading, "interest", user_id="u1", query="red")["words"].endswith("and red")
+        assert post(reading, "interest", user_id="nobody")["reason"] == "there is no history to read"
+        problem(reading, "interest", user_id="u1", k=21)
+        problem(reading, "interest", user_id="u1", words=True)
 
 
 def test_explain_gives_places_after_every_stage(client: TestClient) -> None:

@@ -17,6 +17,7 @@ from penchant.errors import RunError
 from penchant.funnel.calibration import Kind
 from penchant.funnel.pipeline import load_funnel
 from penchant.recipes.funnel.calibrate import calibrate_funnel
+from penchant.recipes.karma.served import BundleReader
 from penchant.recipes.runs import RUN
 from penchant.serve import app
 from penchant.serve.export import export as export_bundle
@@ -40,6 +41,8 @@ class Export:
     """Lists also tell each item's chance of being the next click, learned from the funnel's own lists on the valid
     window: temperature = a slope and an offset; isotonic = any curve that never falls, for which more clicks are
     needed. The order stays."""
+    reader: bool = False
+    """Take along what tells KARMA's vectors in words, for `penchant serve --read`."""
 
 
 def export(args: Sequence[str]) -> None:
@@ -58,7 +61,7 @@ def export(args: Sequence[str]) -> None:
         if calibration.ece:
             before, after = calibration.ece
             console.print(f"Calibration error on users it was not learned from: {after:.4f}, without {before:.4f}")
-    export_bundle(chosen.run, store, chosen.out, calibration)
+    export_bundle(chosen.run, store, chosen.out, calibration, readers=chosen.reader)
     console.print(f"Bundle in [bold]{chosen.out}[/]. Next: penchant serve {chosen.out}")
 
 
@@ -70,6 +73,7 @@ class Serve:
 
     $ penchant serve bundles/shop
     $ penchant serve bundles/shop --port 9000 --events shop-events.sqlite
+    $ penchant serve bundles/shop --read                    /v1/interest and the page tell what a user's vector says
     $ curl -s localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"user_id": "42", "k": 5}'
     """
 
@@ -80,6 +84,8 @@ class Serve:
     port: int = 8000
     events: Path | None = None
     """File of the event log; beside the bundle where none is given."""
+    read: bool = False
+    """Load the bundle's reader too, which tells users' interests in words; takes memory, and no part in finding."""
     deadline_ms: float | None = None
     """Channels that search category by category (ULIM) begin no further category so long after a request reached them:
     the likeliest are searched first."""
@@ -88,4 +94,11 @@ class Serve:
 def serve(args: Sequence[str]) -> None:
     """Serve until interrupted."""
     chosen = parse("serve", Serve, args)
-    app.serve(chosen.bundle, host=chosen.host, port=chosen.port, events=chosen.events, deadline_ms=chosen.deadline_ms)
+    app.serve(
+        chosen.bundle,
+        host=chosen.host,
+        port=chosen.port,
+        events=chosen.events,
+        deadline_ms=chosen.deadline_ms,
+        read=BundleReader if chosen.read else None,
+    )

@@ -32,7 +32,7 @@ from penchant.serve.bundle import Bundle
 from penchant.serve.edge import Edge
 from penchant.serve.events import EventLog
 from penchant.serve.histories import UnknownItemError
-from penchant.serve.service import FieldError, Service
+from penchant.serve.service import FieldError, InterestTeller, Service
 
 log = logging.getLogger("penchant.serve")
 
@@ -88,6 +88,14 @@ def create_app(service: Service, workers: int | None = None) -> FastAPI:
         """Log events; they are on the disk when this answers, and the user's next request sees them."""
         return await answer(lambda: service.append([event.model_dump() for event in body.events]), 201)
 
+    @app.post("/v1/interest", response_model=schemas.InterestOutput, responses={**REFUSED, 404: REFUSED[422]})
+    async def interest(body: schemas.InterestInput) -> Response:
+        """What a user's vector says, told from it alone: words, and the items nearest to it."""
+        if not service.reads:
+            fix = "Export with `penchant export --reader`, and serve with `penchant serve --read`."
+            return _problem("path", "/v1/interest", "this server reads no interests", fix, 404)
+        return await answer(lambda: service.interest(body.user_id, body.history, body.query, body.k))
+
     @app.get("/v1/users", response_model=schemas.UsersOutput)
     async def users(limit: int = Query(20, ge=1, le=schemas.MAX_USERS)) -> Response:
         """Some users with a history."""
@@ -137,15 +145,17 @@ def serve(
     events: str | Path | None = None,
     *,
     deadline_ms: float | None = None,
+    read: Callable[[Bundle], InterestTeller] | None = None,
 ) -> None:
     """Serve a bundle until interrupted (SIGINT or SIGTERM, which end it cleanly).
 
     Args:
         events: the event log; `<bundle>.events.sqlite` beside the bundle if left out.
         deadline_ms: see `Service`.
+        read: makes what tells interests in words.
 
     Raises:
-        BundleError: the bundle is missing or damaged.
+        BundleError: the bundle is missing or damaged, or has no reader where one is wanted.
         ConfigError: the address cannot be had; a deadline that nothing here keeps.
     """
     bundle = Path(bundle)
@@ -156,7 +166,7 @@ def serve(
         host, port = listening.getsockname()[:2]
         loaded = Bundle.load(bundle)
         kept = EventLog(events or bundle.with_name(f"{bundle.name}.events.sqlite"))
-        service = Service(loaded, kept, deadline_ms=deadline_ms)
+        service = Service(loaded, kept, deadline_ms=deadline_ms, reader=read(loaded) if read else None)
         # Requests run side by side; more threads inside one of them would only contend for the same processors.
         torch.set_num_threads(1)
         if not ipaddress.ip_address(host).is_loopback:

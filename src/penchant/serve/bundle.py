@@ -35,6 +35,8 @@ FORMAT = 1
 """Version of the layout; a bundle of another version is refused."""
 
 MANIFEST = "manifest.json"
+READERS = "readers"
+"""In a bundle: a folder for each channel whose vectors can be told in words; loaded where asked for alone."""
 CALIBRATION = "calibration.json"
 
 

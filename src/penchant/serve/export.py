@@ -29,14 +29,21 @@ from penchant.errors import BundleError, RunError
 from penchant.funnel.calibration import ScoreCalibration
 from penchant.funnel.pipeline import SETTINGS, Funnel, load_funnel, load_settings
 from penchant.funnel.rank import ModelScorer
-from penchant.models import save_model
-from penchant.serve.bundle import CALIBRATION, FORMAT, MANIFEST, Bundle
+from penchant.models import READER, save_model
+from penchant.serve.bundle import CALIBRATION, FORMAT, MANIFEST, READERS, Bundle
 
 THUMBNAIL = (96, 144)
 """Largest width and height of a picture in a bundle, in pixels."""
 
 
-def export(run: str | Path, store: Store, out: str | Path, calibration: ScoreCalibration | None = None) -> Bundle:
+def export(
+    run: str | Path,
+    store: Store,
+    out: str | Path,
+    calibration: ScoreCalibration | None = None,
+    *,
+    readers: bool = False,
+) -> Bundle:
     """Write what serving needs of a run to a new folder, complete or not at all, and load it once as a check.
 
     Histories are the last `max_history` actions of each user in the whole Store: all that was known at export.
@@ -45,10 +52,12 @@ def export(run: str | Path, store: Store, out: str | Path, calibration: ScoreCal
         run: folder with `funnel.json`, `channels/`, and `prerank/` and `rank/` where the funnel has them.
         store: the Store the run was trained on.
         calibration: with it, served lists also tell each item's chance.
+        readers: take along what tells a channel's vectors in words.
 
     Raises:
         BundleError: `out` exists, or another process is exporting to it.
-        RunError: the run lacks a file, has a damaged one, or was trained on another Store.
+        RunError: the run lacks a file, has a damaged one, or was trained on another Store; readers are wanted, and no
+            channel has one.
     """
     run, out = Path(run), Path(out)
     load_settings(run)  # refused before anything is written
@@ -59,6 +68,8 @@ def export(run: str | Path, store: Store, out: str | Path, calibration: ScoreCal
         temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
         try:
             temporary.mkdir()
+            if readers:
+                _copy_readers(run, temporary)
             _write(run, store, temporary, trained_on, calibration)
             into_place(temporary, out)
         finally:
@@ -97,6 +108,15 @@ def _write(
         },
     }
     write_json(out / MANIFEST, {**manifest, "sha256": fingerprint(manifest)})
+
+
+def _copy_readers(run: Path, out: Path) -> None:
+    found = {folder.parent.name: folder for folder in sorted((run / "channels").glob(f"*/{READER}"))}
+    if not found:
+        fix = "Train a funnel with a KARMA that is kept decodable (`penchant demo --karma` has one), or leave it out."
+        raise RunError("no channel was taught to tell its vectors in words", where=run / "channels", fix=fix)
+    for name, folder in found.items():
+        shutil.copytree(folder, out / READERS / name, ignore=shutil.ignore_patterns("*.tmp-*"))
 
 
 def _trained_on(run: Path, store: Store) -> dict[str, Any] | None:

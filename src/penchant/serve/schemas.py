@@ -57,6 +57,17 @@ class HistoryInput(_Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "42", "limit": 50}]})
 
 
+class InterestInput(_Input):
+    """Whose interest: a user's, or that of a history of items; with a query where the model reads queries."""
+
+    user_id: Id | None = None
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = None
+    query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARS)] | None = None
+    k: int | None = Field(None, ge=1, le=MAX_K, description="Nearest items; the funnel's list_size if left out.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "42", "k": 5}]})
+
+
 class EventInput(_Input):
     """One action of a user."""
 
@@ -147,6 +158,24 @@ class HistoryOutput(BaseModel):
     history: list[HistoryItem]
 
 
+class CardOutput(BaseModel):
+    """An item as it is shown."""
+
+    id: str
+    title: str
+    category: str | None
+    thumbnail: str | None
+
+
+class InterestOutput(BaseModel):
+    """A vector, read."""
+
+    words: str = Field(description="The likeliest words, told from the vector alone; not the text of any item.")
+    nearest: list[CardOutput]
+    reason: str | None = Field(description="Why nothing is told; null where something is.")
+    timing_ms: dict[str, float]
+
+
 class UsersOutput(BaseModel):
     """Some users with a history, spread over the table."""
 
@@ -175,6 +204,7 @@ class HealthOutput(BaseModel):
     max_k: int
     synthetic: bool
     data: str
+    reads: bool = Field(description="Whether /v1/interest answers.")
 
 
 class Problem(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 import numpy as np
@@ -35,12 +35,25 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@runtime_checkable
+class InterestTeller(Protocol):
+    """Tells what a vector says, from the vector alone."""
+
+    @property
+    def reads_queries(self) -> bool: ...
+
+    def tell(self, requests: Requests, k: int) -> tuple[str, list[int]]:
+        """Of one request with a history: words, and the nearest items, best first."""
+        ...
+
+
 class Service:
     """A bundle and its event log, ready to answer. Safe to use from many threads.
 
     Args:
         now_ms: the clock; a test gives its own.
         deadline_ms: of channels that search category by category (`CategoryRetriever`); None: all are searched.
+        reader: tells interests in words, if any.
 
     Raises:
         ConfigError: a deadline of 0 or less, or one for a bundle without such a channel.
@@ -53,12 +66,14 @@ class Service:
         now_ms: Callable[[], int] = wall_ms,
         *,
         deadline_ms: float | None = None,
+        reader: InterestTeller | None = None,
     ) -> None:
         if deadline_ms is not None:
             _set_deadline(bundle, deadline_ms)
         self.bundle = bundle
         self.settings = bundle.funnel.settings
         self.log = log
+        self._reader = reader
         self.histories = Histories(bundle, log, self.settings.max_history)
         self._now_ms = now_ms
         self._funnels = {flag: bundle.funnel.with_exclude_seen(flag) for flag in (False, True)}
@@ -167,6 +182,33 @@ class Service:
             "history": [{**self._card(item), "ts_ms": ts_ms} for item, ts_ms in newest],
         }
 
+    @property
+    def reads(self) -> bool:
+        """Whether interests can be told in words."""
+        return self._reader is not None
+
+    def interest(
+        self, user_id: str | None, history: Sequence[str] | None, query: str | None, k: int | None
+    ) -> dict[str, Any]:
+        """What a vector says: words told from it alone, and the nearest items. Empty without a history.
+
+        Raises:
+            FieldError: both a user and a history; a query for a model that reads none.
+            UnknownItemError: an item of `history` is not in the catalogue.
+        """
+        assert self._reader is not None
+        start = time.perf_counter()
+        if query is not None and not self._reader.reads_queries:
+            raise FieldError("query", query, "the model reads no queries", "Leave it out.")
+        requests = self._requests(user_id, history, query)
+        words, nearest = self._reader.tell(requests, self._bounded(k)) if int(requests.lengths[0]) else ("", [])
+        return {
+            "words": words,
+            "nearest": [self._card(item) for item in nearest],
+            "reason": None if int(requests.lengths[0]) else "there is no history to read",
+            "timing_ms": {"total": _ms(start)},
+        }
+
     def users(self, limit: int) -> dict[str, Any]:
         """Users with a history, evenly spread over the table."""
         have = self._users_with_history
@@ -199,6 +241,7 @@ class Service:
             "list_size": self.settings.list_size,
             "max_k": self.settings.preranked_size,
             "synthetic": self.bundle.is_synthetic,
+            "reads": self.reads,
             "data": self.bundle.manifest["store"]["name"],
         }
 

@@ -23,11 +23,11 @@ from penchant.evaluation.diagnostics.meaning import terms_of
 from penchant.evaluation.funnel.page import item_titles
 from penchant.evaluation.significance import Difference, paired_bootstrap
 from penchant.index.exact import best_items
+from penchant.models import READER
 from penchant.papers.karma.language import Texts
 from penchant.papers.karma.model import Karma
 from penchant.papers.karma.reader import InterestReader, Spelling
 from penchant.recipes.karma.build import item_texts
-from penchant.recipes.karma.run import READER
 from penchant.recipes.runs import LoadedRun, sample_targets
 
 BLOCK = 256

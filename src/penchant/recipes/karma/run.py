@@ -14,7 +14,7 @@ from penchant.data.batch import SequenceBatches, SequenceDataConfig
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError
-from penchant.models import Sizes, save_model
+from penchant.models import READER, Sizes, save_model
 from penchant.papers.karma.generators import VisualTargets
 from penchant.papers.karma.language import Language, Texts
 from penchant.papers.karma.model import Karma, KarmaConfig
@@ -27,9 +27,6 @@ from penchant.training.optim import OptimConfig
 
 LEARNER = "learner"
 """Folder of a run with what learned: the model with its item encoder. The run's own model is the exported one."""
-
-READER = "reader"
-"""Folder of a run with what tells h_t in words and pictures (`penchant explain`); never needed for serving."""
 
 SAID = "language.txt"
 """File of a run: what its backbone is worth as a language model, and what its texts and pictures lack."""

@@ -2,7 +2,7 @@
 // The console: a user's history, the list, and how the list moves after a click. Text enters the page by textContent only.
 
 const $ = (id) => document.getElementById(id);
-const state = { user: "", query: "", listSize: 10, channels: [], ranks: new Map(), turn: 0 };
+const state = { user: "", query: "", listSize: 10, channels: [], reads: false, ranks: new Map(), turn: 0 };
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -137,6 +137,14 @@ function showTiming(timing) {
   }));
 }
 
+// What the vector says, where the server was asked to load a reader: later than the list, which does not wait for it.
+async function readInterest(turn) {
+  const told = await call("/v1/interest", { user_id: state.user, k: 3 });
+  if (turn !== state.turn) return;
+  $("words").textContent = told.words ? `\u201C${told.words}\u201D` : `Nothing: ${told.reason || "no word is likely"}.`;
+  $("nearest").textContent = told.nearest.length ? `Nearest items: ${told.nearest.map((i) => i.title).join(", ")}` : "";
+}
+
 // Fetch history and list; answers to an older question are dropped.
 async function refresh(compare, note) {
   const turn = ++state.turn;
@@ -153,6 +161,7 @@ async function refresh(compare, note) {
     const moved = compare ? `${count("up")} moved up, ${count("down")} down, ${count("new")} new. ` : "";
     say(`${note || ""}${moved}${answer.reason ? `${answer.reason}.` : ""}` || "Click an item to see the list move.");
     for (const sample of $("samples").children) sample.setAttribute("aria-pressed", sample.textContent === state.user);
+    if (state.reads) await readInterest(turn);
   } catch (error) {
     if (turn === state.turn) say(error.message, true);
   }
@@ -199,6 +208,8 @@ async function start() {
     $("synthetic").hidden = !health.synthetic;
     state.channels = health.channels;
     state.listSize = health.list_size;
+    state.reads = health.reads;
+    $("interest").hidden = !health.reads;
     const fresh = "new visitor";
     $("samples").replaceChildren(...[...sample.users, fresh].map((id) => {
       const button = make("button", "", id);
