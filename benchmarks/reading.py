@@ -4,6 +4,7 @@ The text of each click is told from its user's own h_t, from another user's and 
 and the likeliest words are compared with the title clicked, beside another user's words and the most popular title.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
+    python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/ten-interests.md
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 import torch
 from benchmarks.written import is_there, write
 
+from penchant.data.store import write_text
+from penchant.errors import ConfigError
+from penchant.evaluation.report.findings import FINDINGS
 from penchant.recipes.karma.explain import Explainer, Readability
 from penchant.recipes.runs import load_run
 
@@ -25,10 +29,17 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of karma_decoded")
     parser.add_argument("--stores", type=Path, default=Path("stores"))
     parser.add_argument("--targets", type=int, default=2000)
+    parser.add_argument("--examples", type=int, default=0, help="show so many users of the last run, drawn at random")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.examples:
+        folder = arguments.runs[-1]
+        name = load_run(folder, device="cpu").store.name
+        explainer = Explainer(folder, load_run(folder, arguments.stores / name, "cpu"))
+        write_text(arguments.results / FINDINGS / "ten-interests.md", examples(explainer, arguments.examples))
+        return
     for folder in arguments.runs:
         name = load_run(folder, device="cpu").store.name
         loaded = load_run(folder, arguments.stores / name, "cpu")
@@ -40,6 +51,44 @@ def main() -> None:
         for row, metrics in metrics_of(checked).items():
             where = (arguments.results, TABLE, row, loaded.store, loaded.split.name)
             write(*where, metrics, loaded.described["config"], window="test", steps=len(checked.users))
+
+
+EXAMPLES = """# Ten interests, read
+
+Users of {data} drawn at random, good or bad: nobody chose them. Beside each what their vector alone was told to say
+(the likeliest words, one after the other), the actions it was made from, and the items nearest to it. The words are no
+item's text; the history is not given to what tells them.
+
+Over a thousand clicks that no training has seen, the text clicked takes
+{{{{benchmarks/reading@{data} karma: Nats a word}}}} nats a word told from its own user's vector,
+{{{{benchmarks/reading@{data} another-user: Nats a word}}}} from another's and
+{{{{benchmarks/reading@{data} nobody: Nats a word}}}} from the mean of all.
+
+| user | told from the vector | last actions, newest first | nearest items |
+| --- | --- | --- | --- |
+"""
+
+
+def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
+    """A page of users drawn at random; of generated data alone, as other catalogues have owners.
+
+    Raises:
+        ConfigError: the Store is not synthetic.
+    """
+    store = explainer.store
+    if not store.manifest.get("synthetic"):
+        raise ConfigError(
+            f"{store.name} is real data", where="--examples", fix="Name a run on a generated market last."
+        )
+
+    def told(items: tuple[int, ...]) -> str:
+        return "; ".join(explainer.titles[item] for item in items[:shown])
+
+    lines = [
+        f"| {one.user_id} | **{one.words or '(no word)'}** | {told(one.history)} | {told(one.nearest)} |\n"
+        for one in explainer.explain(explainer.drawn(count))
+    ]
+    return EXAMPLES.format(data=store.name) + "".join(lines)
 
 
 def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:

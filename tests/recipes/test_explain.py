@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.reading import examples
 
 from penchant.cli.main import main
 from penchant.data.split import load_split
@@ -172,3 +173,13 @@ def test_a_damaged_or_missing_reader_is_named(funnel: Path, market: Store, tmp_p
     with pytest.raises(RunError, match="no channel was taught to tell its vectors"):
         export(without, market, tmp_path / "other", readers=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_examples_are_shown_of_generated_data_alone(reads: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="is real data"):
+        examples(reads, 3)
+    monkeypatch.setitem(reads.store.manifest, "synthetic", True)
+    page = examples(reads, 3)
+    users = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| u")][1:]
+    assert users == reads.drawn(3)
+    assert f"{{{{benchmarks/reading@{reads.store.name} karma: Nats a word}}}}" in page
