@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,9 +26,11 @@ from penchant.recipes.named import RECIPES, recipe_of
 from penchant.recipes.runs import load_run, train_run
 from penchant.recipes.t2diff import run as recipe
 from penchant.recipes.t2diff import tables
+from penchant.recipes.t2diff.causal import CausalT2DiffRun, components
 from penchant.recipes.t2diff.run import T2DiffRun, t2diff_literal
 from penchant.training.loop import TrainConfig, fit
 from tests.data.test_split import store_of
+from tests.factories import give_vectors, make_store
 from tests.test_contracts import all_scores
 
 SPLIT = "temporal-successive"
@@ -173,7 +176,7 @@ def test_every_number_of_steps_has_the_same_noise_at_its_end() -> None:
 
 def test_every_row_of_the_tables_is_a_complete_run_of_its_own() -> None:
     made = {table.name: table for table in tables.tables()}
-    assert set(made) == {"table2", "table2-d8", "table3", "table4", "forms"}
+    assert set(made) == {"table2", "table2-d8", "table3", "table4", "forms", "past"}
     for table in made.values():
         keys = [(row.name, row.data, row.split) for row in table.rows]
         assert len(set(keys)) == len(keys)
@@ -192,3 +195,41 @@ def test_a_trained_model_scores_the_whole_catalogue(folder: Path, store: Store) 
     from tests.checkerboard import requests_of
 
     assert all_scores(load_model(folder), requests_of([1, 2], [])).shape == (2, store.num_items)
+
+
+@pytest.mark.parametrize("name", ["t2diff_causal", "t2diff_content"])
+def test_the_causal_variant_trains_and_is_loaded_as_it_was(name: str, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    give_vectors(store)
+    run = recipe_of(name)
+    assert isinstance(run, CausalT2DiffRun)
+    small = replace(run.model, width=8, max_len=10, steps=5)
+    train = TrainConfig(epochs=1, tensorboard=False, device="cpu")
+    run = replace(
+        run,
+        model=small,
+        data=replace(run.data, max_len=10),
+        content=("text", "image"),
+        content_dims=4,
+        train=train,
+    )
+    train_run(run, store, load_split(store, SPLIT), tmp_path / "run")
+    loaded = load_run(tmp_path / "run", device="cpu")
+    assert loaded.model.config.content_width == (8 if name == "t2diff_content" else 0)
+    assert 0 < judge_run(loaded, tmp_path / "run").metrics()["HR@10"] <= 1
+    with pytest.raises(ConfigError, match=r"model\.max_len 10"):
+        train_run(replace(run, data=replace(run.data, max_len=9)), store, load_split(store, SPLIT), tmp_path / "other")
+
+
+def test_components_are_the_largest_and_of_size_one(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    give_vectors(store)
+    kept, present = components(store, "text", 3), store.vectors("text").present
+    assert kept.shape == (store.num_items + 1, 3)
+    assert not kept[~present].any()
+    assert np.square(kept[present]).mean() == pytest.approx(1.0, rel=1e-5)
+    given = store.vectors("text").standardised()[present].astype(np.float64)
+    values = np.linalg.svd(given, compute_uv=False)
+    got = np.linalg.norm(kept[present].astype(np.float64), axis=0)
+    np.testing.assert_allclose(got / got[0], values[:3] / values[0], rtol=1e-4)
+    assert (np.abs(np.corrcoef(kept[present].T) - np.eye(3)) < 0.05).all()

@@ -8,7 +8,7 @@ from penchant.recipes.dmae import run as dmae
 from penchant.recipes.karma import generated
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run
-from penchant.recipes.t2diff import baselines
+from penchant.recipes.t2diff import baselines, causal
 from penchant.recipes.t2diff import run as t2diff
 from penchant.recipes.ulim import run as ulim
 
@@ -18,6 +18,7 @@ RECIPES = (
     *karma.RETRIEVAL,
     *generated.RETRIEVAL,
     *t2diff.RETRIEVAL,
+    *causal.RETRIEVAL,
     *ulim.RETRIEVAL,
     *controls.RANKING,
     *dmae.RANKING,

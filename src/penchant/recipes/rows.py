@@ -10,10 +10,14 @@ from penchant.recipes.funnel.tables import FunnelRow
 from penchant.recipes.karma.generated import GeneratedRun
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.runs import PrefixRun, RankingRun, Run, SequenceRun
+from penchant.recipes.t2diff.causal import CausalT2DiffRun
 from penchant.recipes.t2diff.run import T2DiffRun
 from penchant.recipes.ulim.run import UlimRun
 
-Trained = TypeVar("Trained", bound=SequenceRun | PrefixRun | RankingRun | KarmaRun | GeneratedRun | T2DiffRun | UlimRun)
+Trained = TypeVar(
+    "Trained",
+    bound=SequenceRun | PrefixRun | RankingRun | KarmaRun | GeneratedRun | T2DiffRun | CausalT2DiffRun | UlimRun,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ from penchant.papers.karma.generated import GeneratedKarma
 from penchant.recipes.karma.generated import GeneratedRun, train_generated
 from penchant.recipes.karma.run import KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
+from penchant.recipes.t2diff.causal import CausalT2DiffRun, train_causal
 from penchant.recipes.t2diff.run import T2DiffRun, train_t2diff
 from penchant.recipes.ulim.run import UlimRun, train_ulim
 from penchant.training.impressions import ImpressionBatches, Positions, evaluate_impressions
@@ -167,7 +168,7 @@ class RankingRun:
             raise ConfigError(f"actions_weight is {self.actions_weight}", fix="Set actions_weight to 0 or more.")
 
 
-Run = CountRun | SequenceRun | PrefixRun | RankingRun | KarmaRun | GeneratedRun | T2DiffRun | UlimRun
+Run = CountRun | SequenceRun | PrefixRun | RankingRun | KarmaRun | GeneratedRun | T2DiffRun | CausalT2DiffRun | UlimRun
 
 
 def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
@@ -202,6 +203,9 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
             case T2DiffRun():
                 validate = partial(_validated, store=store, split=split, max_len=run.model.max_len)
                 result = train_t2diff(run, store, split, out, sizes_of(store), validate)
+            case CausalT2DiffRun():
+                validate = partial(_validated, store=store, split=split, max_len=run.model.max_len)
+                result = train_causal(run, store, split, out, sizes_of(store), validate)
         write_json(finished, asdict(result))
     return result
 

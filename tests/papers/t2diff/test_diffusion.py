@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from penchant.errors import ConfigError
-from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, Kind, noise_levels, noise_of_users
+from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, Kind, UNet, noise_levels, noise_of_users
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WIDTH = 6
@@ -21,7 +21,8 @@ WIDTH = 6
 
 def diffusion_of(**changes: Any) -> Diffusion:
     torch.manual_seed(0)
-    return Diffusion(DiffusionConfig(**{"steps": 7, "channels": 4, **changes}), WIDTH).eval()
+    config = DiffusionConfig(**{"steps": 7, "channels": 4, **changes})
+    return Diffusion(config, UNet(config, WIDTH)).eval()
 
 
 def histories(*lengths: int, width: int = 0) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ def test_schedules_have_the_same_end_points_and_grow(kind: Kind, steps: int) -> 
 
 
 def test_what_is_left_of_the_drift_is_a_product_over_steps() -> None:
-    diffusion = Diffusion(DiffusionConfig(), 4)
+    diffusion = Diffusion(DiffusionConfig(), UNet(DiffusionConfig(), 4))
     left = 1.0
     assert diffusion.alpha_bar[0] == 1
     for r, beta in enumerate(noise_levels(DiffusionConfig()).tolist(), start=1):

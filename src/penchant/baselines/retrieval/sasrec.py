@@ -98,7 +98,10 @@ class SASRec(nn.Module):
         return self.norm(top.last(x, requests.lengths)) * (requests.lengths > 0)[:, None]
 
     def _embedded(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
-        return self.dropout(self.items(history) + self.positions.weight[: history.shape[1]])
+        return self.dropout(self._read(history) + self.positions.weight[: history.shape[1]])
+
+    def _read(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        return self.items(history)
 
     def item_vectors(self) -> Float[Tensor, "I D"]:
         return self.items.weight

@@ -26,8 +26,8 @@ Kind = Literal["linear", "log", "exp"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-    """The noise, the network and the way back."""
+class NoiseConfig:
+    """The noise, and how a way back from it is gone."""
 
     steps: int = 50
     """T of Eq. 12."""
@@ -37,12 +37,6 @@ class DiffusionConfig:
     """beta_1."""
     last_beta: float = 0.5
     """beta_T. The paper tells neither a nor b of Eq. 13; these end points leave 0.7 % of z_0's variance at T = 50."""
-    channels: int = 16
-    """Of the U-Net's finest level; each level below has twice as many."""
-    depth: int = 1
-    """Times that the U-Net halves the positions."""
-    step_embedding: bool = True
-    """The U-Net is told r in every block, as Eq. 23 has it; False is Eq. 15 as printed."""
     reverse_noise: Literal["sqrt", "literal", "none"] = "sqrt"
     """Of a reverse step: sqrt(beta~) e', the deviation of Eq. 4; beta~ e', as Eq. 17 is printed; none."""
 
@@ -52,12 +46,27 @@ class DiffusionConfig:
         if not 0 < self.first_beta <= self.last_beta < 1:
             what = f"first_beta is {self.first_beta}, last_beta {self.last_beta}"
             raise ConfigError(what, fix="Set both above 0 and below 1, the first no larger than the last.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig(NoiseConfig):
+    """The noise, the way back, and the U-Net."""
+
+    channels: int = 16
+    """Of the U-Net's finest level; each level below has twice as many."""
+    depth: int = 1
+    """Times that the U-Net halves the positions."""
+    step_embedding: bool = True
+    """The U-Net is told r in every block, as Eq. 23 has it; False is Eq. 15 as printed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels < 1 or not 0 <= self.depth <= 6:
             what = f"channels is {self.channels}, depth {self.depth}"
             raise ConfigError(what, fix="Set channels to 1 or more, depth to 0 to 6.")
 
 
-def noise_levels(config: DiffusionConfig) -> Float[Tensor, " T"]:
+def noise_levels(config: NoiseConfig) -> Float[Tensor, " T"]:
     """beta_1 .. beta_T (Eq. 13, section 5.1.5, Figure 5), in double precision.
 
     exp: a e^(b r) with a = beta_1 (beta_1 / beta_T)^(1 / (T - 1)) and b = ln(beta_T / beta_1) / (T - 1).
@@ -74,25 +83,29 @@ class Diffusion(nn.Module):
     """The way back from noise to z_0, given X_{1:n} (Eq. 16 and 17).
 
     Args:
-        width: D.
+        network: estimates z_0 from concat([z_r, X_{1:n}]), r, and which positions are real.
     """
 
     betas: Tensor
     alpha_bar: Tensor
 
-    def __init__(self, config: DiffusionConfig, width: int) -> None:
+    def __init__(self, config: NoiseConfig, network: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.network = UNet(config, width)
+        self.network = network
         betas = torch.cat([torch.zeros(1, dtype=torch.float64), noise_levels(config)])
         # Entry r belongs to step r; entry 0 is no noise at all. Made anew from the settings, so not in the state.
         self.register_buffer("betas", betas.float(), persistent=False)
         self.register_buffer("alpha_bar", (1 - betas).cumprod(0).float(), persistent=False)
 
     def estimate(
-        self, z: Float[Tensor, "B S D"], r: Int[Tensor, " B"], x: Float[Tensor, "B S D"], real: Bool[Tensor, "B S"]
+        self, z: Float[Tensor, "B S D"], r: Int[Tensor, " B"], x: Float[Tensor, "B S C"], real: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B S D"]:
-        """z^_0 = U-Net(concat([z_r, X_{1:n}])) (Eq. 15); zero at padding."""
+        """z^_0 = network(concat([z_r, x])) (Eq. 15); zero at padding.
+
+        Args:
+            x: what is known, X_{1:n}; of D columns, or of others where the network takes them.
+        """
         return self.network(torch.cat([z, x], dim=-1), r, real)
 
     def posterior(
@@ -104,7 +117,7 @@ class Diffusion(nn.Module):
         return mean, (1 - before) / (1 - now) * beta
 
     def chain(
-        self, x: Float[Tensor, "B S D"], real: Bool[Tensor, "B S"], draw: Draw
+        self, x: Float[Tensor, "B S C"], real: Bool[Tensor, "B S"], draw: Draw
     ) -> Iterator[Float[Tensor, "B S D"]]:
         """Algorithm 2: z^_0 at t = T .. 1. The last one is its z_0, for mu~_1 is z^_0 and beta~_1 is 0."""
         z = draw(0)
@@ -117,7 +130,7 @@ class Diffusion(nn.Module):
                 z = z + size * draw(self.config.steps + 1 - t)
 
     def ddim(
-        self, x: Float[Tensor, "B S D"], real: Bool[Tensor, "B S"], draw: Draw, steps: int
+        self, x: Float[Tensor, "B S C"], real: Bool[Tensor, "B S"], draw: Draw, steps: int
     ) -> Float[Tensor, "B S D"]:
         """z_0 by so many deterministic steps (Song et al. 2021, eta = 0). One step is the estimate from z_T itself."""
         times = torch.linspace(self.config.steps, 0, steps + 1).round().int().tolist()

@@ -19,7 +19,7 @@ from penchant.data.history import Requests
 from penchant.errors import ConfigError
 from penchant.layers import MLP, Dropout, item_embedding
 from penchant.models import Sizes
-from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, Draw, noise_of_users
+from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, Draw, UNet, noise_of_users
 
 LAGS = 40
 """Time lags are told apart by their order of magnitude: log2 of seconds."""
@@ -120,7 +120,7 @@ class T2Diff(nn.Module):
         self.num_items = sizes.num_items
         width = config.width
         self.items = item_embedding(sizes.num_items, width)
-        self.diffusion = Diffusion(config, width) if config.xhat in GUESSES else None
+        self.diffusion = Diffusion(config, UNet(config, width)) if config.xhat in GUESSES else None
         self.register_buffer("scale", torch.tensor(width**-0.5 if config.latent_scale else 1.0))
         self.positions = nn.Parameter(torch.randn(config.session_items + 1, width) * width**-0.5)
         self.dropout = Dropout(config.dropout)

@@ -58,6 +58,7 @@ from penchant.recipes.runs import (
     sample_targets,
     train_run,
 )
+from penchant.recipes.t2diff.causal import CausalT2DiffRun
 from penchant.recipes.t2diff.run import T2DiffRun
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
@@ -109,7 +110,9 @@ class FunnelRun:
             if type(channel.run).__name__ in UNSERVED:
                 what = f"channel {channel.name!r}: {channel.run.kind} is an experiment's and cannot serve"
                 raise ConfigError(what, fix="Choose a recipe that serves, such as karma_decoded.")
-        with_vectors = [c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun | T2DiffRun)]
+        with_vectors = [
+            c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun | T2DiffRun | CausalT2DiffRun)
+        ]
         for where, name in (("fuse", self.fuse), ("features_from", self.features_from)):
             if name is not None and name not in with_vectors:
                 what = f"{name!r} is no channel of vectors, the channels are {[c.name for c in self.channels]}"

@@ -1,0 +1,212 @@
+"""Past the paper: T2Diff's idea on a causal transformer, learned at every position, and without the leak. It serves.
+
+h_t reads the history as SASRec does. From noise and h_t alone the diffusion guesses where the next step leads, and what
+the tower answers is
+
+    e_u = h_t + FFN([h_t, guess])
+
+whose last layer begins at zero, so that it begins as SASRec. What the guess is made in (the latent) may be the items'
+own vectors, a slow copy of them, or frozen vectors of what items look and read like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
+from penchant.data.history import Requests
+from penchant.errors import ConfigError
+from penchant.layers import MLP
+from penchant.models import Sizes
+from penchant.papers.t2diff.diffusion import Diffusion, Draw, NoiseConfig, StepEmbedding, noise_of_users
+
+CLOCK = 16
+"""Sines of r."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalT2DiffConfig(SASRecConfig, NoiseConfig):
+    """SASRec's sizes, the noise, and how the guess comes about."""
+
+    guess: Literal["none", "onestep", "ddim"] = "onestep"
+    """none: SASRec, for the same items; onestep: one estimate from pure noise; ddim: a few deterministic steps."""
+    ddim_steps: int = 5
+    samples: int = 1
+    """Guesses averaged."""
+    drift: bool = True
+    """What is diffused is the step from this item to the next (Eq. 11); False = the next item."""
+    latent: Literal["items", "slow", "content"] = "items"
+    """items: their vectors as they are; slow: a copy that follows them (an exponential mean); content: frozen."""
+    item_content: bool = False
+    """Item vectors have a part that is made of their content: e_i = table_i + W c_i."""
+    content_width: int = 0
+    """Of the content vectors; set by the data."""
+    guidance: float = 0.0
+    """w of classifier-free guidance: (1 + w) of the estimate with h_t, less w of the one without."""
+    noise_seed: int = 0
+
+    def __post_init__(self) -> None:
+        SASRecConfig.__post_init__(self)
+        NoiseConfig.__post_init__(self)
+        for name in ("ddim_steps", "samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        if self.ddim_steps > self.steps:
+            raise ConfigError(f"ddim_steps is {self.ddim_steps}", fix=f"Set ddim_steps to {self.steps} or less.")
+        if not 0 <= self.guidance < float("inf"):
+            raise ConfigError(f"guidance is {self.guidance}", fix="Set guidance to 0 or more.")
+
+    @property
+    def reads_content(self) -> bool:
+        return self.item_content or self.latent == "content"
+
+    @property
+    def latent_width(self) -> int:
+        return self.content_width if self.latent == "content" else self.width
+
+
+class CausalT2Diff(SASRec):
+    """SASRec whose answer also reads a guess of the next item; e_u . e_i scores.
+
+    Raises:
+        ConfigError: content is read, and there is none.
+    """
+
+    kind: ClassVar[str] = "t2diff_causal"
+    Config: ClassVar[type] = CausalT2DiffConfig
+    content: Tensor
+    slow: Tensor
+    scale: Tensor
+
+    def __init__(self, config: CausalT2DiffConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.config: CausalT2DiffConfig = config
+        if config.reads_content and not config.content_width:
+            what = "content is to be read, and the items have none"
+            raise ConfigError(what, fix="Make it with `penchant encode STORE`, or choose latent items.")
+        width, rows = config.width, sizes.num_items + 1
+        kept = rows if config.reads_content else 0
+        self.register_buffer("content", torch.zeros(kept, config.content_width, dtype=torch.float16))
+        self.project = nn.Linear(config.content_width, width, bias=False) if config.item_content else None
+        self.register_buffer("slow", self.items.weight.detach().clone() if config.latent == "slow" else torch.zeros(0))
+        self.register_buffer("scale", torch.tensor(config.latent_width**-0.5))
+        self.diffusion = self.answer = None
+        if config.guess != "none":
+            self.diffusion = Diffusion(config, PositionNetwork(config))
+            self.answer = MLP(width + config.latent_width, 2 * width, width, dropout=config.dropout)
+            nn.init.zeros_(self.answer[-1].get_parameter("weight"))
+            nn.init.zeros_(self.answer[-1].get_parameter("bias"))
+
+    def hidden(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """e_u after each action, by noise drawn at random: as it is trained."""
+        h, latents = super().hidden(history), self.latents(history)
+        return self.answered(h, self.guessed(h, latents, history > 0, lambda _: torch.randn_like(latents)))
+
+    def states(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """h_t."""
+        return super().hidden(history)
+
+    def user_vectors(self, requests: Requests) -> Float[Tensor, "B D"]:
+        """e_u after the last action; zero without any. The same request gets the same vector in any company."""
+        requests = requests.last(self.config.max_len)
+        h, known = super().user_vectors(requests)[:, None], requests.lengths > 0
+        if not requests.history.shape[1]:
+            return h[:, 0]
+        last = requests.history.gather(1, (requests.lengths - 1).clamp(min=0)[:, None])
+        latents = self.latents(last)
+        draw = noise_of_users(requests.users, 1, latents.shape[2], self.config.noise_seed)
+        return self.answered(h, self.guessed(h, latents, known[:, None], draw))[:, 0] * known[:, None]
+
+    def item_vectors(self) -> Float[Tensor, "I D"]:
+        table = self.items.weight
+        return table if self.project is None else table + self.project(self.content.to(table))
+
+    def embed_items(self, items: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+        """Vectors of some items, as the sampled softmax needs them."""
+        return self._read(items)
+
+    def latents(self, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape L"]:
+        """What is guessed of items, of size one; nothing learns through it."""
+        match self.config.latent:
+            case "items":
+                found = self._read(items).detach()
+            case "slow":
+                found = F.embedding(items, self.slow)
+            case "content":
+                found = F.embedding(items, self.content).to(self.scale)
+        return found / self.scale
+
+    def guessed(
+        self,
+        h: Float[Tensor, "B S D"],
+        latents: Float[Tensor, "B S L"],
+        real: Bool[Tensor, "B S"],
+        draw: Draw,
+    ) -> Float[Tensor, "B S L"]:
+        """The next item's latent by h_t and noise; it has never seen that item.
+
+        Args:
+            latents: of the item at each position.
+            draw: noise of their shape; each sample takes T + 1 draws.
+        """
+        if self.diffusion is None:
+            return torch.zeros_like(latents)
+        config, total = self.config, torch.zeros_like(latents)
+        for sample in range(config.samples):
+            first = sample * (config.steps + 1)
+            steps = config.ddim_steps if config.guess == "ddim" else 1
+            total = total + self.diffusion.ddim(h, real, lambda number, f=first: draw(f + number), steps)
+        guess = total / config.samples
+        return guess + latents if config.drift else guess
+
+    def answered(self, h: Float[Tensor, "B S D"], guess: Float[Tensor, "B S L"]) -> Float[Tensor, "B S D"]:
+        """e_u = h_t + FFN([h_t, guess])."""
+        return h if self.answer is None else h + self.answer(torch.cat([h, guess], dim=-1))
+
+    def _read(self, history: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
+        table = self.items(history)
+        return table if self.project is None else table + self.project(F.embedding(history, self.content).to(table))
+
+
+class PositionNetwork(nn.Module):
+    """z^_0 of each position by itself: an MLP of z_r, h_t and r. What h_t knows of the history is all that it reads.
+
+    While it trains, h_t is sometimes withheld where guidance will ask for an estimate without it.
+    """
+
+    WITHHELD = 0.1
+
+    def __init__(self, config: CausalT2DiffConfig) -> None:
+        super().__init__()
+        self.width, self.guidance = config.width, config.guidance
+        told = 4 * CLOCK
+        self.clock = StepEmbedding(CLOCK, told)
+        self.nothing = nn.Parameter(torch.zeros(config.width)) if config.guidance else None
+        inner = 2 * config.width
+        self.mlp = MLP(config.latent_width + config.width + told, inner, inner, config.latent_width)
+
+    def forward(
+        self, x: Float[Tensor, "B S C"], r: Int[Tensor, " B"], real: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B S L"]:
+        """Args:
+        x: [z_r, h_t].
+        """
+        z, h = x[..., : -self.width], x[..., -self.width :]
+        told = self.clock(r)[:, None].expand(-1, x.shape[1], -1)
+        if self.nothing is None:
+            return self._estimate(z, h, told) * real[..., None]
+        nothing = self.nothing.expand_as(h)
+        if self.training:
+            withheld = torch.rand(h.shape[:2], device=h.device) < self.WITHHELD
+            return self._estimate(z, torch.where(withheld[..., None], nothing, h), told) * real[..., None]
+        with_h, without = self._estimate(z, h, told), self._estimate(z, nothing, told)
+        return ((1 + self.guidance) * with_h - self.guidance * without) * real[..., None]
+
+    def _estimate(self, z: Tensor, h: Tensor, told: Tensor) -> Tensor:
+        return self.mlp(torch.cat([z, h, told], dim=-1))
