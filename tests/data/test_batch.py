@@ -146,6 +146,21 @@ def test_queries_come_only_where_asked_for_and_change_nothing_else(searched: Sto
     assert torch.equal(with_.targets, without.targets)
 
 
+def test_a_smaller_shop_is_the_same_for_every_seed(store: Store) -> None:
+    split = load_split(store, "temporal-successive")
+    users: list[set[int]] = []
+    for seed in (0, 1):
+        batches = SequenceBatches(store, split, SequenceDataConfig(batch_targets=100, users_share=0.25), seed)
+        found = [batches.batch(step).users for step in range(batches.steps_per_epoch)]
+        users.append({user for some in found if some is not None for user in some.tolist()})
+    assert users[0] == users[1]
+    everybody = len(SequenceBatches(store, split, SequenceDataConfig(), 0).starts)
+    assert len(users[0]) == round(0.25 * everybody)
+    for share in (0.0, 1.5):
+        with pytest.raises(ConfigError, match="users_share is"):
+            SequenceDataConfig(users_share=share)
+
+
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_len is 0"):
         SequenceDataConfig(max_len=0)

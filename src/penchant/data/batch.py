@@ -70,8 +70,12 @@ class SequenceDataConfig:
     """Items that were shown with each target and not clicked: so many at most come along, for who learns from them."""
     queries: bool = False
     """The queries of targets and of past actions come along."""
+    users_share: float = 1.0
+    """Share of the users that are learned from, at random and the same for every seed: a smaller shop."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.users_share <= 1:
+            raise ConfigError(f"users_share is {self.users_share}", fix="Set users_share above 0, at most 1.")
         if self.shown < 0:
             raise ConfigError(f"shown is {self.shown}", fix="Set shown to 0 or more.")
         for name in ("max_len", "batch_targets"):
@@ -136,6 +140,10 @@ class SequenceBatches:
     ) -> None:
         self.store, self.config, self.seed = store, config, seed
         self.starts, self.stops = users_to_learn_from(store, split, window)
+        if config.users_share < 1:
+            kept = max(1, round(config.users_share * len(self.starts)))
+            some = np.sort(np.random.default_rng(0).permutation(len(self.starts))[:kept])
+            self.starts, self.stops = self.starts[some], self.stops[some]
         if config.newest_only:
             self.starts = np.maximum(self.starts, self.stops - config.max_len - 1)
         self.num_targets = int((self.stops - self.starts - 1).sum())

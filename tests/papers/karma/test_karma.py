@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,6 +200,25 @@ def test_h_does_not_move_when_the_targets_text_does(karma: Parts) -> None:
     after = objective(model, BATCH)
     assert torch.equal(before["act"], after["act"])
     assert not torch.equal(before["generate"], after["generate"])
+
+
+def test_what_is_remembered_is_the_next_items_own_text_from_its_vector_alone(karma: Parts) -> None:
+    model, objective, _ = karma
+    plain = set(objective(model, BATCH))
+    assert "remember" not in plain
+    given = objective.config
+    objective.config = replace(given, remember=0.5)
+    try:
+        terms = objective(model, BATCH)
+        lengths = BATCH.mask.sum(1)
+        following = BATCH.targets[torch.arange(len(lengths)), lengths - 1]
+        torch.testing.assert_close(terms["remember"], 0.5 * objective.isolated(model, following))
+        cut = SequenceBatch(BATCH.history.clamp(max=2), BATCH.targets)  # other histories before the same items
+        torch.testing.assert_close(objective(model, cut)["remember"], terms["remember"], rtol=1e-4, atol=1e-5)
+        objective.told_as = objective.told_as.roll(1)
+        assert not torch.allclose(objective(model, BATCH)["remember"], terms["remember"])
+    finally:
+        objective.config, objective.told_as = given, torch.arange(len(objective.words))
 
 
 def test_gradients_reach_the_item_encoder_and_only_what_each_task_needs(karma: Parts) -> None:

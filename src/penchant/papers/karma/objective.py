@@ -39,6 +39,9 @@ class KarmaObjectiveConfig:
     """Weight of Eq. 8: the target's picture, as a frozen vector, from h_t alone."""
     head: GeneratorConfig = field(default_factory=GeneratorConfig)
     """What models the picture."""
+    remember: float = 0.0
+    """Weight of the warm-up's task, learned on: an item's text from its own e_i alone. Not in the paper, after whose
+    second stage e_i tells its text no more."""
     literal: bool = False
     """As printed: Eq. 5 to 7 are sums over negatives, positions and words, and h_t is read without an adapter."""
     shuffled: bool = False
@@ -49,7 +52,7 @@ class KarmaObjectiveConfig:
     """The first value of InfoNCE's learned temperature."""
 
     def __post_init__(self) -> None:
-        for name in ("generate", "reconstruct", "picture"):
+        for name in ("generate", "reconstruct", "picture", "remember"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 0 or more.")
         if self.max_words < 1 or self.temperature <= 0:
@@ -59,7 +62,7 @@ class KarmaObjectiveConfig:
     @property
     def tells(self) -> bool:
         """Whether text is decoded."""
-        return self.generate > 0 or self.reconstruct > 0
+        return self.generate > 0 or self.reconstruct > 0 or self.remember > 0
 
 
 class KarmaObjective(nn.Module):
@@ -114,10 +117,11 @@ class KarmaObjective(nn.Module):
             self.painter = Generator(config.head, pictures.values.shape[1], width)
 
     def forward(self, model: Karma, batch: SequenceBatch) -> dict[str, Tensor]:
-        """{"act", "generate", "reconstruct", "picture"}: those that have a weight.
+        """{"act", "generate", "reconstruct", "picture", "remember"}: those that have a weight.
 
         Action at every position; the next item is decoded at the last one of each history, in one pass with the
-        histories where there are no queries. Each distinct item of the batch is encoded once.
+        histories where there are no queries. Each distinct item of the batch is encoded once. What is remembered is
+        the texts of those same next items.
         """
         config, mask = self.config, batch.mask
         shown = batch.targets[..., None][..., :0] if batch.shown is None else batch.shown
@@ -130,7 +134,8 @@ class KarmaObjective(nn.Module):
         # A lookup, whose gradient is summed in a fixed order: that of indexing is not, with several threads.
         read = F.embedding(history, tokens)
         lengths = mask.sum(1)
-        target = self.told_as[batch.targets.gather(1, (lengths - 1)[:, None])[:, 0]]
+        following = batch.targets.gather(1, (lengths - 1)[:, None])[:, 0]
+        target = self.told_as[following]
         terms: dict[str, Tensor] = {}
         asked, first, prefix = self._queries(model, batch, read, lengths)
         words = self.words[target]
@@ -150,11 +155,19 @@ class KarmaObjective(nn.Module):
             terms["reconstruct"] = config.reconstruct * self._nll(self.told_from(model, h, words), words)
         if config.picture and self.pictures is not None:
             terms["picture"] = config.picture * self.pictures.loss(self.painter, target, h)
+        if config.remember:
+            terms["remember"] = config.remember * self.isolated(model, following, words)
         return terms
 
-    def isolated(self, model: Karma, items: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-        """The warm-up (§2.5): the text of an item from its own e_i; mean negative log-likelihood a word, in nats."""
-        words = self.words[items]
+    def isolated(
+        self, model: Karma, items: Int[Tensor, " B"], words: Int[Tensor, "B W"] | None = None
+    ) -> Float[Tensor, ""]:
+        """The warm-up (§2.5): the text of an item from its own e_i; mean negative log-likelihood a word, in nats.
+
+        Args:
+            words: told in place of the items' own.
+        """
+        words = self.words[items] if words is None else words
         _, told = self._told_after(model, model.tokens(items[:, None]), torch.ones_like(items), words)
         return self._language.nll(told, words)
 

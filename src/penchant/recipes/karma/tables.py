@@ -95,6 +95,25 @@ def table1_whole() -> ResultTable:
     return _table("table1-whole", runs, seeds=1, minutes=60.0, targets=TARGETS // 2)
 
 
+def regimes() -> ResultTable:
+    """Where does decodability pay? Pairs of the best action-only loss and the same with both tasks. One seed.
+
+    long: four times the steps. few-users: a tenth of them, in as many steps. remember: an item's own text is told from
+    e_i all along, beside both tasks, and alone. softmax: the loss that serves users best.
+    """
+    both, longer, few = replace(BOTH, act="sampled_softmax"), 4 * EPOCHS, 10 * EPOCHS
+    plain = replace(ACTION, act="sampled_softmax")
+    runs: dict[str, Run] = {}
+    for name, goal in (("action", plain), ("both", both)):
+        tenth = paper_run(goal, few)
+        runs |= {
+            f"long-{name}": paper_run(goal, longer),
+            f"few-users-{name}": replace(tenth, data=replace(tenth.data, users_share=0.1)),
+            f"remember-{name}": paper_run(replace(goal, remember=WEIGHT)),
+        }
+    return _table("regimes", runs, seeds=1)
+
+
 def table2() -> ResultTable:
     """Table 2: what a head on h_t generates stands for h_t at retrieval. One h_t, of Table 1's row 4. One seed.
 
@@ -165,4 +184,4 @@ def _table(
 def tables() -> tuple[ResultTable, ...]:
     """All of KARMA's."""
     of_table1 = table1(), table1_controls(), table1_whole(), table1_encoder(), table1_bazaar(), table1_bazaar_pictures()
-    return *of_table1, table2()
+    return *of_table1, regimes(), table2()
