@@ -62,11 +62,12 @@ def measure(store: Store, reads: str, seed: int, epochs: float, runs: Path, resu
     folder.mkdir(parents=True, exist_ok=True)
     pgin, result = train_pgin(model, data, train, store, split, folder)
     told = tell_categories(pgin, store, split, "test", JUDGED)
-    rows = {reads: "pgin"}
+    rows: dict[str, str] = {}
     if reads == "each-action":
-        rows |= {"pointer-alone": "pointer", "generator-alone": "generator"}
+        rows = {"pointer-alone": "pointer", "generator-alone": "generator"}
         if not seed:  # counting knows no seed
             rows |= {"most-frequent": "frequency", "latest": "last"}
+    rows[reads] = "pgin"  # the last one: it says that all are there
     config = {"model": asdict(model), "data": asdict(data), "train": asdict(train)}
     for row, answer in rows.items():
         learned = row in READS

@@ -4,7 +4,7 @@ The text of each click is told from its user's own h_t, from another user's and 
 and the likeliest words are compared with the title clicked, beside another user's words and the most popular title.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
-    python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/ten-interests.md
+    python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         folder = arguments.runs[-1]
         name = load_run(folder, device="cpu").store.name
         explainer = Explainer(folder, load_run(folder, arguments.stores / name, "cpu"))
-        write_text(arguments.results / FINDINGS / "ten-interests.md", examples(explainer, arguments.examples))
+        write_text(arguments.results / FINDINGS / "interests.md", examples(explainer, arguments.examples))
         return
     for folder in arguments.runs:
         name = load_run(folder, device="cpu").store.name
@@ -53,13 +53,13 @@ def main() -> None:
             write(*where, metrics, loaded.described["config"], window="test", steps=len(checked.users))
 
 
-EXAMPLES = """# Ten interests, read
+EXAMPLES = """# Interests, read
 
 Users of {data} drawn at random, good or bad: nobody chose them. Beside each what their vector alone was told to say
 (the likeliest words, one after the other), the actions it was made from, and the items nearest to it. The words are no
 item's text; the history is not given to what tells them.
 
-Over a thousand clicks that no training has seen, the text clicked takes
+Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} karma: Nats a word}}}} nats a word told from its own user's vector,
 {{{{benchmarks/reading@{data} another-user: Nats a word}}}} from another's and
 {{{{benchmarks/reading@{data} nobody: Nats a word}}}} from the mean of all.

@@ -62,7 +62,7 @@ def _exists(kind: str) -> bool:
         return False
 
 
-ROOMS = (".baselines.retrieval.", ".baselines.counted.", ".papers.ulim.")
+ROOMS = (".baselines.retrieval.", ".baselines.counted.", ".papers.ulim.", ".papers.t2diff.causal")
 RETRIEVAL = [kind for kind in KINDS if any(room in KINDS[kind] for room in ROOMS) and _exists(kind)]
 
 

@@ -44,11 +44,11 @@ def test_a_page_without_a_source_goes_and_others_stay(results: Path, tmp_path: P
     assert findings_are_current(results, tmp_path / "docs")
     source = write_page(results, "Nothing.\n")
     (page,) = write_findings(results, tmp_path / "docs")
-    (page.parent / "figure.svg").write_text("<svg/>")
+    (page.parent / "own.md").write_text("Somebody's own.\n")
     source.unlink()
     assert not findings_are_current(results, tmp_path / "docs")
     write_findings(results, tmp_path / "docs")
-    assert sorted(path.name for path in page.parent.iterdir()) == ["figure.svg"]
+    assert sorted(path.name for path in page.parent.iterdir()) == ["own.md"]
 
 
 def test_of_several_data_sets_one_is_named(results: Path, tmp_path: Path) -> None:
@@ -80,5 +80,5 @@ def test_a_number_that_no_file_has_is_refused_by_name(results: Path, tmp_path: P
 def test_several_data_sets_and_none_named_is_refused(results: Path, tmp_path: Path) -> None:
     write_row(results, 0.7, row="above", data="other")
     write_page(results, "{{house/retrieval above: HR@10}}\n")
-    with pytest.raises(RunError, match="2 data sets and splits"):
+    with pytest.raises(RunError, match="2 data sets, splits or versions"):
         write_findings(results, tmp_path / "docs")

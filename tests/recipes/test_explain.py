@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.reading import examples
+from safetensors.torch import load_file
 
 from penchant.cli.main import main
 from penchant.data.split import load_split
@@ -19,7 +20,7 @@ from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_setti
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
 from penchant.recipes.karma.explain import Explainer, _of_another
-from penchant.recipes.karma.served import BundleReader
+from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import EventLog
@@ -143,8 +144,11 @@ def test_a_bundle_tells_the_interests_that_its_run_does(
 ) -> None:
     with pytest.raises(BundleError, match="has no reader"):
         BundleReader(export(funnel, market, tmp_path / "plain"))
-    bundle = export(funnel, market, tmp_path / "bundle", readers=True)
-    assert any(name.startswith("readers/karma/") for name in bundle.manifest["files"])
+    bundle = export(funnel, market, tmp_path / "bundle", readers=export_reader)
+    files = {name for name in bundle.manifest["files"] if name.startswith("readers/")}
+    assert {"readers/karma/reader.json", "readers/karma/reader.safetensors"} <= files
+    assert all(name.removeprefix("readers/karma/").startswith(("reader.", "tokenizer/")) for name in files)
+    assert not any(name.startswith("painter") for name in load_file(bundle.path / "readers/karma/reader.safetensors"))
     assert not (bundle.path / "channels" / "karma" / "reader").exists()
     user = reads.drawn(1)[0]
     service = Service(bundle, EventLog(tmp_path / "events.sqlite"), reader=BundleReader(bundle))
@@ -161,7 +165,7 @@ def test_a_bundle_tells_the_interests_that_its_run_does(
 
 
 def test_a_damaged_or_missing_reader_is_named(funnel: Path, market: Store, tmp_path: Path) -> None:
-    bundle = export(funnel, market, tmp_path / "bundle", readers=True)
+    bundle = export(funnel, market, tmp_path / "bundle", readers=export_reader)
     (bundle.path / "readers" / "karma" / "reader.json").write_text("{}")
     with pytest.raises(BundleError, match="damaged or of another version"):
         BundleReader(bundle)
@@ -171,7 +175,7 @@ def test_a_damaged_or_missing_reader_is_named(funnel: Path, market: Store, tmp_p
     shutil.copytree(funnel, without)
     shutil.rmtree(without / "channels" / "karma" / "reader")
     with pytest.raises(RunError, match="no channel was taught to tell its vectors"):
-        export(without, market, tmp_path / "other", readers=True)
+        export(without, market, tmp_path / "other", readers=export_reader)
     assert not (tmp_path / "other").exists()
 
 

@@ -13,19 +13,21 @@ import torch
 from safetensors.torch import load_file
 
 from penchant.cli.main import main
+from penchant.data.batch import SequenceDataConfig
 from penchant.data.prefix_batch import PrefixDataConfig
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.models import Sizes, load_model
+from penchant.papers.t2diff.causal import CausalT2DiffConfig
 from penchant.papers.t2diff.diffusion import DiffusionConfig, noise_levels
 from penchant.papers.t2diff.leak import MEASURES, read_report
 from penchant.papers.t2diff.model import T2Diff, T2DiffConfig
 from penchant.recipes.judge import judge_run
 from penchant.recipes.named import RECIPES, recipe_of
 from penchant.recipes.runs import load_run, train_run
+from penchant.recipes.t2diff import causal, tables
 from penchant.recipes.t2diff import run as recipe
-from penchant.recipes.t2diff import tables
 from penchant.recipes.t2diff.causal import CausalT2DiffRun, components
 from penchant.recipes.t2diff.run import T2DiffRun, t2diff_literal
 from penchant.training.loop import TrainConfig, fit
@@ -219,6 +221,31 @@ def test_the_causal_variant_trains_and_is_loaded_as_it_was(name: str, tmp_path: 
     assert 0 < judge_run(loaded, tmp_path / "run").metrics()["HR@10"] <= 1
     with pytest.raises(ConfigError, match=r"model\.max_len 10"):
         train_run(replace(run, data=replace(run.data, max_len=9)), store, load_split(store, SPLIT), tmp_path / "other")
+
+
+def test_a_causal_run_that_was_cut_goes_on_to_the_same_weights(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its noise is drawn at random, and the latents' size and slow copy are followed from step to step."""
+    run = CausalT2DiffRun(
+        model=CausalT2DiffConfig(width=8, max_len=10, steps=5, latent="slow", guidance=0.5),
+        data=SequenceDataConfig(max_len=10, batch_targets=100),
+        train=TrainConfig(epochs=1, tensorboard=False, device="cpu", checkpoint_every_s=0.0),
+    )
+    split = load_split(store, SPLIT)
+    train_run(run, store, split, tmp_path / "whole")
+
+    def cut(*args: Any, **named: Any) -> Any:
+        fit(*args, **named, should_stop=lambda step: step == 3)
+        raise CutError
+
+    monkeypatch.setattr(causal, "fit", cut)
+    with pytest.raises(CutError):
+        train_run(run, store, split, tmp_path / "cut")
+    monkeypatch.setattr(causal, "fit", fit)
+    train_run(run, store, split, tmp_path / "cut")
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
 def test_components_are_the_largest_and_of_size_one(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,12 @@ from penchant.funnel.retrieve import CategoryRetriever, retriever
 from penchant.models import Sizes
 from penchant.papers.ulim.model import ULIM, ULIMConfig
 from penchant.serve import schemas
-from penchant.serve.app import create_app
+from penchant.serve.app import MAX_READING, create_app
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import EventLog
 from penchant.serve.export import export
 from penchant.serve.histories import Histories
-from penchant.serve.service import Service
+from penchant.serve.service import Service, set_deadline
 from tests.serve.conftest import NOW_MS
 
 
@@ -137,22 +140,21 @@ def test_who_has_seen_everything_gets_a_reason_and_no_error(client: TestClient, 
     assert answer["reason"] == "only 0 items are left that the history does not hold"
 
 
-def test_a_deadline_reaches_the_channels_that_search_by_category(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_deadline_reaches_the_channels_that_search_by_category(bundle: Bundle) -> None:
     sizes = Sizes(num_items=bundle.num_items, num_categories=2)
     ulim = ULIM(ULIMConfig(width=8, heads=2), sizes).eval()
     ulim.set_categories(torch.arange(bundle.num_items + 1) % 2 + 1)
     plain = bundle.funnel
     of = {channel.name: channel for channel in plain.retrievers} | {"sasrec": retriever("sasrec", ulim)}
     funnel = type(plain)(list(of.values()), None, None, plain.settings)
-    log = EventLog(tmp_path / "log")
-    Service(replace(bundle, funnel=funnel), log, deadline_ms=7.5)
+    set_deadline(replace(bundle, funnel=funnel), 7.5)
     channel = of["sasrec"]
     assert isinstance(channel, CategoryRetriever)
     assert channel.deadline_ms == 7.5
     with pytest.raises(ConfigError, match="deadline_ms is 0"):
-        Service(replace(bundle, funnel=funnel), log, deadline_ms=0)
+        set_deadline(replace(bundle, funnel=funnel), 0)
     with pytest.raises(ConfigError, match="this bundle has none"):
-        Service(bundle, log, deadline_ms=7.5)
+        set_deadline(bundle, 7.5)
 
 
 class Parrot:
@@ -180,6 +182,28 @@ def test_interests_are_told_where_a_reader_was_loaded(bundle: Bundle, tmp_path: 
         assert post(reading, "interest", user_id="nobody")["reason"] == "there is no history to read"
         problem(reading, "interest", user_id="u1", k=21)
         problem(reading, "interest", user_id="u1", words=True)
+
+
+def test_of_many_who_want_to_be_read_some_are_sent_away(bundle: Bundle, tmp_path: Path) -> None:
+    """And lists are made meanwhile."""
+    going, begun = threading.Event(), threading.Event()
+
+    class Slow(Parrot):
+        def tell(self, requests: Requests, k: int) -> tuple[str, list[int]]:
+            begun.set()
+            assert going.wait(20)
+            return super().tell(requests, k)
+
+    service = Service(bundle, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS, reader=Slow())
+    with TestClient(create_app(service, workers=1)) as client, ThreadPoolExecutor(8) as people:
+        asked = [people.submit(client.post, "/v1/interest", json={"user_id": "u1"}) for _ in range(MAX_READING + 2)]
+        assert begun.wait(20)
+        assert post(client, "recommend", user_id="u1", k=3)["items"]
+        while sum(one.done() for one in asked) < 2:  # those who are sent away do not wait
+            time.sleep(0.01)
+        going.set()
+        statuses = sorted(one.result().status_code for one in asked)
+    assert statuses == [200] * MAX_READING + [503] * 2
 
 
 def test_explain_gives_places_after_every_stage(client: TestClient) -> None:

@@ -17,7 +17,6 @@ from penchant.errors import RunError
 from penchant.funnel.calibration import Kind
 from penchant.funnel.pipeline import load_funnel
 from penchant.recipes.funnel.calibrate import calibrate_funnel
-from penchant.recipes.karma.served import BundleReader
 from penchant.recipes.runs import RUN
 from penchant.serve import app
 from penchant.serve.export import export as export_bundle
@@ -61,7 +60,10 @@ def export(args: Sequence[str]) -> None:
         if calibration.ece:
             before, after = calibration.ece
             console.print(f"Calibration error on users it was not learned from: {after:.4f}, without {before:.4f}")
-    export_bundle(chosen.run, store, chosen.out, calibration, readers=chosen.reader)
+    readers = None
+    if chosen.reader:
+        from penchant.recipes.karma.served import export_reader as readers
+    export_bundle(chosen.run, store, chosen.out, calibration, readers=readers)
     console.print(f"Bundle in [bold]{chosen.out}[/]. Next: penchant serve {chosen.out}")
 
 
@@ -85,7 +87,8 @@ class Serve:
     events: Path | None = None
     """File of the event log; beside the bundle where none is given."""
     read: bool = False
-    """Load the bundle's reader too, which tells users' interests in words; takes memory, and no part in finding."""
+    """Load the bundle's reader too, which tells users' interests in words, one request at a time; it takes memory, and
+    time while it tells, and no part in finding."""
     deadline_ms: float | None = None
     """Channels that search category by category (ULIM) begin no further category so long after a request reached them:
     the likeliest are searched first."""
@@ -94,11 +97,16 @@ class Serve:
 def serve(args: Sequence[str]) -> None:
     """Serve until interrupted."""
     chosen = parse("serve", Serve, args)
+    read = None
+    if chosen.read:
+        from penchant.recipes.karma.served import BundleReader
+
+        read = BundleReader
     app.serve(
         chosen.bundle,
         host=chosen.host,
         port=chosen.port,
         events=chosen.events,
         deadline_ms=chosen.deadline_ms,
-        read=BundleReader if chosen.read else None,
+        read=read,
     )

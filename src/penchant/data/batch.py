@@ -71,7 +71,8 @@ class SequenceDataConfig:
     queries: bool = False
     """The queries of targets and of past actions come along."""
     users_share: float = 1.0
-    """Share of the users that are learned from, at random and the same for every seed: a smaller shop."""
+    """Share of the users whose histories are learned from, at random and the same for every seed. Popularity, by which
+    a sampled softmax is corrected, and what is cold stay those of all."""
 
     def __post_init__(self) -> None:
         if not 0 < self.users_share <= 1:

@@ -63,7 +63,7 @@ def draw_against(title: str, cost: str, metric: str, points: Mapping[str, tuple[
 def _lines(points: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, tuple[float, float]]]:
     """Points by line, in order along it: rows that only differ in a last number, the others each by itself."""
     stems = {name: match[1] for name in points if (match := re.fullmatch(r"(.+)-\d+", name))}
-    several = {stem for stem, count in Counter(stems.values()).items() if count > 1}
+    several = {stem for stem, count in Counter(stems.values()).items() if count > 1 and stem not in points}
     lines: dict[str, dict[str, tuple[float, float]]] = {}
     for name, at in sorted(points.items(), key=lambda point: point[1]):
         stem = stems.get(name, "")

@@ -32,7 +32,7 @@ from penchant.serve.bundle import Bundle
 from penchant.serve.edge import Edge
 from penchant.serve.events import EventLog
 from penchant.serve.histories import UnknownItemError
-from penchant.serve.service import FieldError, InterestTeller, Service
+from penchant.serve.service import FieldError, InterestTeller, Service, set_deadline
 
 log = logging.getLogger("penchant.serve")
 
@@ -40,6 +40,9 @@ CONSOLE = Path(__file__).parent / "console"
 CONSOLE_FILES = {"style.css": "text/css", "app.js": "text/javascript", "icon.svg": "image/svg+xml"}
 MAX_CONCURRENT = 256
 """Requests in flight; one more is answered with 503 at once."""
+
+MAX_READING = 4
+"""Interests that are read or wait for it; one more is answered with 503 at once."""
 
 REFUSED: dict[int | str, dict[str, Any]] = {422: {"model": schemas.Problems}, 413: {"model": schemas.Problems}}
 
@@ -51,16 +54,20 @@ def create_app(service: Service, workers: int | None = None) -> FastAPI:
         workers: threads that run models; as many as the machine has processors if left out.
     """
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="penchant")
+    # Telling words takes many passes: one at a time, and never on a thread that lists are made on.
+    reading = ThreadPoolExecutor(1, thread_name_prefix="penchant-read")
+    waiting = 0
 
-    async def answer(function: Callable[[], Any], status: int = 200) -> Response:
+    async def answer(function: Callable[[], Any], status: int = 200, on: ThreadPoolExecutor = pool) -> Response:
         # Models run in the pool, so the loop goes on accepting and health checks are answered meanwhile.
-        result = await asyncio.get_running_loop().run_in_executor(pool, function)
+        result = await asyncio.get_running_loop().run_in_executor(on, function)
         return _json(result, status)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         pool.shutdown()
+        reading.shutdown()
         service.log.close()
 
     # The generated documentation pages load scripts from elsewhere; /openapi.json itself stays.
@@ -94,7 +101,15 @@ def create_app(service: Service, workers: int | None = None) -> FastAPI:
         if not service.reads:
             fix = "Export with `penchant export --reader`, and serve with `penchant serve --read`."
             return _problem("path", "/v1/interest", "this server reads no interests", fix, 404)
-        return await answer(lambda: service.interest(body.user_id, body.history, body.query, body.k))
+        nonlocal waiting
+        if waiting >= MAX_READING:
+            return _problem("path", "/v1/interest", "others are being read", "Ask again in a second.", 503)
+        waiting += 1
+        try:
+            told = lambda: service.interest(body.user_id, body.history, body.query, body.k)  # noqa: E731
+            return await answer(told, on=reading)
+        finally:
+            waiting -= 1
 
     @app.get("/v1/users", response_model=schemas.UsersOutput)
     async def users(limit: int = Query(20, ge=1, le=schemas.MAX_USERS)) -> Response:
@@ -151,7 +166,7 @@ def serve(
 
     Args:
         events: the event log; `<bundle>.events.sqlite` beside the bundle if left out.
-        deadline_ms: see `Service`.
+        deadline_ms: see `set_deadline`.
         read: makes what tells interests in words.
 
     Raises:
@@ -165,8 +180,11 @@ def serve(
     with listening:
         host, port = listening.getsockname()[:2]
         loaded = Bundle.load(bundle)
+        if deadline_ms is not None:
+            set_deadline(loaded, deadline_ms)
+        reader = read(loaded) if read else None
         kept = EventLog(events or bundle.with_name(f"{bundle.name}.events.sqlite"))
-        service = Service(loaded, kept, deadline_ms=deadline_ms, reader=read(loaded) if read else None)
+        service = Service(loaded, kept, reader=reader)
         # Requests run side by side; more threads inside one of them would only contend for the same processors.
         torch.set_num_threads(1)
         if not ipaddress.ip_address(host).is_loopback:

@@ -1,7 +1,7 @@
 """From a run folder and its Store to a bundle (bundle.py says what is in one).
 
 Models are loaded and saved anew, so what a run keeps beside them (objectives, optimizer state, checkpoints, metrics)
-cannot slip into a bundle.
+cannot slip into a bundle. What tells vectors in words comes along where it is asked for, and is loaded where asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +42,7 @@ def export(
     out: str | Path,
     calibration: ScoreCalibration | None = None,
     *,
-    readers: bool = False,
+    readers: Callable[[Path, Path], None] | None = None,
 ) -> Bundle:
     """Write what serving needs of a run to a new folder, complete or not at all, and load it once as a check.
 
@@ -52,7 +52,7 @@ def export(
         run: folder with `funnel.json`, `channels/`, and `prerank/` and `rank/` where the funnel has them.
         store: the Store the run was trained on.
         calibration: with it, served lists also tell each item's chance.
-        readers: take along what tells a channel's vectors in words.
+        readers: takes along what tells a channel's vectors in words, from one folder to another.
 
     Raises:
         BundleError: `out` exists, or another process is exporting to it.
@@ -69,7 +69,7 @@ def export(
         try:
             temporary.mkdir()
             if readers:
-                _copy_readers(run, temporary)
+                _write_readers(run, temporary, readers)
             _write(run, store, temporary, trained_on, calibration)
             into_place(temporary, out)
         finally:
@@ -110,13 +110,14 @@ def _write(
     write_json(out / MANIFEST, {**manifest, "sha256": fingerprint(manifest)})
 
 
-def _copy_readers(run: Path, out: Path) -> None:
-    found = {folder.parent.name: folder for folder in sorted((run / "channels").glob(f"*/{READER}"))}
+def _write_readers(run: Path, out: Path, write: Callable[[Path, Path], None]) -> None:
+    folders = {c.name: run / "channels" / c.name / READER for c in load_settings(run).channels}
+    found = {name: folder for name, folder in folders.items() if folder.is_dir()}
     if not found:
         fix = "Train a funnel with a KARMA that is kept decodable (`penchant demo --karma` has one), or leave it out."
         raise RunError("no channel was taught to tell its vectors in words", where=run / "channels", fix=fix)
     for name, folder in found.items():
-        shutil.copytree(folder, out / READERS / name, ignore=shutil.ignore_patterns("*.tmp-*"))
+        write(folder, out / READERS / name)
 
 
 def _trained_on(run: Path, store: Store) -> dict[str, Any] | None:

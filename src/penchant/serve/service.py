@@ -52,11 +52,7 @@ class Service:
 
     Args:
         now_ms: the clock; a test gives its own.
-        deadline_ms: of channels that search category by category (`CategoryRetriever`); None: all are searched.
         reader: tells interests in words, if any.
-
-    Raises:
-        ConfigError: a deadline of 0 or less, or one for a bundle without such a channel.
     """
 
     def __init__(
@@ -65,11 +61,8 @@ class Service:
         log: EventLog,
         now_ms: Callable[[], int] = wall_ms,
         *,
-        deadline_ms: float | None = None,
         reader: InterestTeller | None = None,
     ) -> None:
-        if deadline_ms is not None:
-            _set_deadline(bundle, deadline_ms)
         self.bundle = bundle
         self.settings = bundle.funnel.settings
         self.log = log
@@ -306,7 +299,12 @@ class Service:
             item["stages"] = {name: place[number] for name, place in places.items()}
 
 
-def _set_deadline(bundle: Bundle, deadline_ms: float) -> None:
+def set_deadline(bundle: Bundle, deadline_ms: float) -> None:
+    """Channels that search category by category (`CategoryRetriever`) begin no further one so long after a request.
+
+    Raises:
+        ConfigError: a deadline of 0 or less, or a bundle without such a channel.
+    """
     if not deadline_ms > 0:
         raise ConfigError(f"deadline_ms is {deadline_ms}", fix="Set a time above 0, or leave it out.")
     by_category = [channel for channel in bundle.funnel.retrievers if isinstance(channel, CategoryRetriever)]

@@ -121,6 +121,10 @@ def test_held_pairs_say_the_same_and_are_forgotten_with_the_vectors(calibration:
     assert torch.equal(held.known, plain.known)
     assert content.pairs is not None
     assert "pairs" not in content.state_dict()
+    other = made(calibration=calibration, shuffled=True)
+    other.fit([some_pairs()])
+    content.load_state_dict(other.state_dict())  # as a checkpoint does
+    torch.testing.assert_close(content(*some_pairs()).r, other(*some_pairs()).r, atol=1e-4, rtol=0)
     content.fill(vectors())
     assert content.pairs is None
 

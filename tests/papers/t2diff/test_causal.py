@@ -13,7 +13,7 @@ from penchant.data.batch import SequenceBatch
 from penchant.errors import ConfigError
 from penchant.models import Sizes
 from penchant.papers.t2diff.auxiliary import CausalT2DiffObjective, CausalT2DiffObjectiveConfig
-from penchant.papers.t2diff.causal import CausalT2Diff, CausalT2DiffConfig
+from penchant.papers.t2diff.causal import CausalT2Diff, CausalT2DiffConfig, PositionNetwork
 from tests.checkerboard import requests_of
 
 ITEMS, WIDE = 12, 5
@@ -42,6 +42,7 @@ def stir(model: CausalT2Diff) -> CausalT2Diff:
 WAYS = [
     {},
     {"guess": "ddim"},
+    {"guess": "chain"},
     {"guess": "none"},
     {"samples": 3},
     {"drift": False},
@@ -79,12 +80,10 @@ def test_it_begins_as_sasrec(changes: dict[str, Any]) -> None:
 @torch.no_grad()
 def test_neither_a_position_nor_its_guess_sees_what_comes_later() -> None:
     model = stir(made(guess="ddim"))
-    ways = []
-    for last in (4, 9):
-        torch.manual_seed(1)
-        ways.append(model.hidden(torch.tensor([[1, 2, 3, last]])))
+    ways = [model.hidden(torch.tensor([[1, 2, 3, last]])) for last in (4, 9)]
     torch.testing.assert_close(ways[0][:, :3], ways[1][:, :3])
     assert not torch.allclose(ways[0][:, 3], ways[1][:, 3])
+    torch.testing.assert_close(model.user_vectors(requests_of([1, 2, 3, 4])), ways[0][:, 3], rtol=1e-4, atol=1e-5)
 
 
 def test_the_guess_is_not_made_from_the_target() -> None:
@@ -149,22 +148,28 @@ def test_a_planted_successor_is_learned_and_told_by_the_guess() -> None:
     assert scores[:, 1:].argmax(1).tolist() == [3, 5, 0]
 
 
-def test_guidance_goes_from_the_estimate_without_the_history_to_beyond_the_one_with_it() -> None:
+def test_every_guess_is_guided_and_what_the_diffusion_learns_is_not() -> None:
     torch.manual_seed(0)
-    model = made(guidance=2.0).eval()
+    model = made(guidance=2.0)
     assert model.diffusion is not None
     network = model.diffusion.network
+    assert isinstance(network, PositionNetwork)
+    assert network.nothing is not None
+    torch.nn.init.normal_(network.nothing)
     z, h, r, real = torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.tensor([1, 4]), torch.ones(2, 3).bool()
-
-    def estimate(given: torch.Tensor, guidance: float) -> torch.Tensor:
-        network.guidance = guidance  # type: ignore[assignment]
-        return network(torch.cat([z, given], dim=-1), r, real)
-
-    with torch.no_grad():
-        torch.nn.init.normal_(network.get_parameter("nothing"))
-        with_h = estimate(h, 0.0)
-        without = estimate(network.get_parameter("nothing").expand_as(h), 0.0)
-        torch.testing.assert_close(estimate(h, 2.0), 3 * with_h - 2 * without, rtol=1e-4, atol=1e-5)
+    nothing = network.nothing.expand_as(h)
+    for training in (True, False):
+        network.train(training)
+        with_h = network.plain(torch.cat([z, h], dim=-1), r, real)
+        without = network.plain(torch.cat([z, nothing], dim=-1), r, real)
+        guided = network(torch.cat([z, h], dim=-1), r, real)
+        torch.testing.assert_close(guided, 3 * with_h - 2 * without, rtol=1e-4, atol=1e-5)
+    far = network.withheld(torch.zeros(400, 5, 8) + 7.0)
+    gone = (far == network.nothing).all(2)
+    assert ((far == 7.0).all(2) | gone).all()
+    assert float(gone.float().mean()) == pytest.approx(0.1, abs=0.03)
+    CausalT2DiffObjective(CausalT2DiffObjectiveConfig(), COUNTS)(model, BATCH)["kl"].backward()
+    assert network.nothing.grad is not None
 
 
 def test_the_latents_size_is_followed() -> None:

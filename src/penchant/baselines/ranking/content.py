@@ -89,6 +89,7 @@ class ItemContent(nn.Module):
         even = torch.linspace(0, 1, STEPS + 1).repeat(count, 1)
         self.register_buffer("below", even if config.calibration == "quantile" else None)
         self.register_buffer("pairs", None, persistent=False)
+        self.register_load_state_dict_post_hook(_compared_anew)
 
     present: Tensor
     pairs: Tensor | None
@@ -199,7 +200,8 @@ class ContentProjection(nn.Module):
         """An item that comes often is projected once."""
         distinct, places = items.unique(return_inverse=True)
         of_distinct = [of(content.vectors(m, distinct)) for m, of in enumerate(self.of_modality)]
-        return torch.stack(of_distinct).sum(0)[places]
+        # A lookup, whose gradient is summed in a fixed order: that of indexing is not, with several threads.
+        return F.embedding(places, torch.stack(of_distinct).sum(0))
 
 
 def actions_since(requests: Requests) -> Int[Tensor, "B S"]:
@@ -231,6 +233,13 @@ def interest_distribution(
     """P of DMAE's Eq. 10: the share of the known actions in each (slice, bin); sums to 1, or is 0."""
     counts = interest_counts(r, known, ago, slices=slices, bins=bins)
     return counts / counts.sum(2, keepdim=True).clamp(min=1)
+
+
+def _compared_anew(content: nn.Module, _: object) -> None:
+    """Pairs that are held are of the vectors that are there: a checkpoint may bring others."""
+    assert isinstance(content, ItemContent)
+    if content.pairs is not None:
+        content.hold_pairs()
 
 
 def _share_below(r: Float[Tensor, "*shape"], below: Float[Tensor, " Q"]) -> Float[Tensor, "*shape"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -104,4 +105,5 @@ class UniSRec(nn.Module):
             adaptor(self.content.vectors(m, distinct)) * self.content.present[m][distinct][..., None]
             for m, adaptor in enumerate(self.adaptors)
         ]
-        return torch.stack(parts).sum(0)[places]
+        # As in ContentProjection: a lookup, for its gradient.
+        return F.embedding(places, torch.stack(parts).sum(0))

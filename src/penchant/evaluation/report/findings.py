@@ -25,6 +25,7 @@ from penchant.evaluation.results import find_results
 
 FINDINGS = "findings"
 """Folder of the pages, in the results and in the docs."""
+MARK = "<!-- Generated from"
 NUMBER = re.compile(r"\{\{(\w+)/([\w-]+)(?:@([\w-]+)(?:/([\w-]+))?)? (\S+)(?: - (\S+))?: ([^{}]+)\}\}")
 
 
@@ -40,7 +41,7 @@ def write_findings(results: str | Path, docs: str | Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         write_text(folder / name, text)
-    for old in folder.glob("*.md"):
+    for old in _generated(folder):
         if old.name not in pages:
             old.unlink()
     return [folder / name for name in pages]
@@ -48,9 +49,13 @@ def write_findings(results: str | Path, docs: str | Path) -> list[Path]:
 
 def findings_are_current(results: str | Path, docs: str | Path) -> bool:
     """Whether each page says what the result files say."""
-    folder = Path(docs) / FINDINGS
-    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    there = {path.name: path.read_text(encoding="utf-8") for path in _generated(Path(docs) / FINDINGS)}
     return there == _filled(Path(results))
+
+
+def _generated(folder: Path) -> list[Path]:
+    """The pages that were made here; others in the folder are somebody's own."""
+    return [path for path in folder.glob("*.md") if path.read_text(encoding="utf-8").startswith(MARK)]
 
 
 def _filled(results: Path) -> dict[str, str]:
@@ -58,10 +63,10 @@ def _filled(results: Path) -> dict[str, str]:
 
     @cache
     def rows(paper: str, table: str) -> dict[tuple[str, ...], dict[str, ResultRow]]:
-        """By data and split, and by name."""
+        """By data, split, window and fingerprints, and by name."""
         found = sorted(find_results(results, paper, table), key=group_of)
         return {
-            key[:2]: {row.name: row for row in rows_of(results, list(members))}
+            key: {row.name: row for row in rows_of(results, list(members))}
             for key, members in groupby(found, key=group_of)
         }
 
@@ -71,7 +76,7 @@ def _filled(results: Path) -> dict[str, str]:
         if "{{" in text:
             where = text[text.index("{{") :].split("\n")[0][:80]
             raise RunError(f"{where!r} is no number", where=source, fix="See the top of evaluation/report/findings.py.")
-        made = f"<!-- Generated from {results.name}/{FINDINGS}/{source.name} by `penchant report results`. -->\n\n"
+        made = f"{MARK} {results.name}/{FINDINGS}/{source.name} by `penchant report results`. -->\n\n"
         pages[source.name] = made + text
     return pages
 
@@ -86,7 +91,7 @@ def _number(
         return RunError(f"{match[0]}: {why}", where=source, fix="Name a row and a metric that a result file has.")
 
     if len(groups) != 1:
-        raise refused(f"{len(groups)} data sets and splits" if groups else "no such table")
+        raise refused(f"{len(groups)} data sets, splits or versions" if groups else "no such table")
     (of,) = groups.values()
     if lacking := [row for row in (name, control) if row and row not in of]:
         raise refused(f"no row {lacking[0]!r}, there are {sorted(of)}")
@@ -101,5 +106,5 @@ def _number(
 
 
 def _told(value: float) -> str:
-    """Shares by four digits; seconds, megabytes and counts whole."""
+    """By four digits; from 100 on (counts, long times) whole."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4f}"

@@ -134,8 +134,7 @@ class KarmaObjective(nn.Module):
         # A lookup, whose gradient is summed in a fixed order: that of indexing is not, with several threads.
         read = F.embedding(history, tokens)
         lengths = mask.sum(1)
-        following = batch.targets.gather(1, (lengths - 1)[:, None])[:, 0]
-        target = self.told_as[following]
+        target = self.told_as[batch.targets.gather(1, (lengths - 1)[:, None])[:, 0]]
         terms: dict[str, Tensor] = {}
         asked, first, prefix = self._queries(model, batch, read, lengths)
         words = self.words[target]
@@ -156,18 +155,14 @@ class KarmaObjective(nn.Module):
         if config.picture and self.pictures is not None:
             terms["picture"] = config.picture * self.pictures.loss(self.painter, target, h)
         if config.remember:
-            terms["remember"] = config.remember * self.isolated(model, following, words)
+            own = F.embedding(targets.gather(1, (lengths - 1)[:, None]), tokens)
+            told = self._told_after(model, own, torch.ones_like(lengths), words)[1]
+            terms["remember"] = config.remember * self._nll(told, words)
         return terms
 
-    def isolated(
-        self, model: Karma, items: Int[Tensor, " B"], words: Int[Tensor, "B W"] | None = None
-    ) -> Float[Tensor, ""]:
-        """The warm-up (§2.5): the text of an item from its own e_i; mean negative log-likelihood a word, in nats.
-
-        Args:
-            words: told in place of the items' own.
-        """
-        words = self.words[items] if words is None else words
+    def isolated(self, model: Karma, items: Int[Tensor, " B"]) -> Float[Tensor, ""]:
+        """The warm-up (§2.5): the text of an item from its own e_i; mean negative log-likelihood a word, in nats."""
+        words = self.words[items]
         _, told = self._told_after(model, model.tokens(items[:, None]), torch.ones_like(items), words)
         return self._language.nll(told, words)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,13 @@ class InterestReader(nn.Module):
         noise = torch.Generator(h.device).manual_seed(seed)
         return self.painter.sample(h, count=samples, generator=noise, shared=True)
 
+    def without_pictures(self) -> InterestReader:
+        """The same, which tells words alone."""
+        reader = InterestReader(replace(self.config, picture=0))
+        kept = self.state_dict()
+        reader.load_state_dict({name: kept[name] for name in reader.state_dict()})
+        return reader.eval()
+
     def save(self, folder: Path, tokenizer: Any) -> None:
         """Weights, sizes, and the tokenizer that words come from."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +188,10 @@ class Spelling:
         """Of a reader's folder."""
         from transformers import AutoTokenizer
 
-        return cls(reader.tokens.numpy(), AutoTokenizer.from_pretrained(folder / TOKENIZER))
+        return cls(
+            reader.tokens.numpy(),
+            AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True, trust_remote_code=False),
+        )
 
     def spelt(self, words: Int[Tensor, " W"]) -> str:
         """Told words as one line of text; -1 = none."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from penchant.baselines.retrieval.objective import SoftmaxConfig, SoftmaxObjective
 from penchant.data.batch import SequenceBatch
 from penchant.errors import ConfigError
-from penchant.papers.t2diff.causal import CausalT2Diff
+from penchant.papers.t2diff.causal import CausalT2Diff, PositionNetwork
 from penchant.papers.t2diff.objective import noised
 
 SCALE_SHARE = 0.01
@@ -59,8 +59,10 @@ class CausalT2DiffObjective:
         z_0 = following - here if model.config.drift else following
         r = torch.randint(1, model.config.steps + 1, (len(z_0),), device=z_0.device)
         z_r = noised(model.diffusion, z_0, r, torch.randn_like(z_0))
-        asked = h.detach() if config.detach_in else h
-        told = model.diffusion.estimate(z_r, r, asked, mask)
+        network = model.diffusion.network
+        assert isinstance(network, PositionNetwork)
+        asked = network.withheld(h.detach() if config.detach_in else h)
+        told = network.plain(torch.cat([z_r, asked], dim=-1), r, mask)
         kl = config.kl * (told - z_0).square().mean(2)[mask].mean()
         with torch.set_grad_enabled(not config.detach_out and torch.is_grad_enabled()):
             guess = model.guessed(h, here, mask, lambda _: torch.randn_like(here))

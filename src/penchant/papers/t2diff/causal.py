@@ -11,6 +11,7 @@ own vectors, a slow copy of them, or frozen vectors of what items look and read 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,14 +29,17 @@ from penchant.papers.t2diff.diffusion import Diffusion, Draw, NoiseConfig, StepE
 
 CLOCK = 16
 """Sines of r."""
+WITHHELD = 0.1
+"""Share of the positions whose h_t the diffusion does not see while it learns, where there is guidance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CausalT2DiffConfig(SASRecConfig, NoiseConfig):
     """SASRec's sizes, the noise, and how the guess comes about."""
 
-    guess: Literal["none", "onestep", "ddim"] = "onestep"
-    """none: SASRec, for the same items; onestep: one estimate from pure noise; ddim: a few deterministic steps."""
+    guess: Literal["none", "onestep", "ddim", "chain"] = "onestep"
+    """none: SASRec, for the same items; onestep: one estimate from pure noise; ddim: a few deterministic steps; chain:
+    Algorithm 2."""
     ddim_steps: int = 5
     samples: int = 1
     """Guesses averaged."""
@@ -95,7 +99,8 @@ class CausalT2Diff(SASRec):
         self.register_buffer("content", torch.zeros(kept, config.content_width, dtype=torch.float16))
         self.project = nn.Linear(config.content_width, width, bias=False) if config.item_content else None
         self.register_buffer("slow", self.items.weight.detach().clone() if config.latent == "slow" else torch.zeros(0))
-        self.register_buffer("scale", torch.tensor(config.latent_width**-0.5))
+        # What latents are divided by: about their size at first, then followed. Content is given with size one.
+        self.register_buffer("scale", torch.tensor(1.0 if config.latent == "content" else config.width**-0.5))
         self.diffusion = self.answer = None
         if config.guess != "none":
             self.diffusion = Diffusion(config, PositionNetwork(config))
@@ -104,9 +109,15 @@ class CausalT2Diff(SASRec):
             nn.init.zeros_(self.answer[-1].get_parameter("bias"))
 
     def hidden(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
-        """e_u after each action, by noise drawn at random: as it is trained."""
+        """e_u after each action, of a user whom nobody knows; while it trains by noise drawn at random."""
         h, latents = super().hidden(history), self.latents(history)
-        return self.answered(h, self.guessed(h, latents, history > 0, lambda _: torch.randn_like(latents)))
+        somebody = torch.zeros(1, dtype=torch.int64, device=history.device)
+        own = noise_of_users(somebody, 1, latents.shape[2], self.config.noise_seed)
+
+        def draw(number: int) -> Tensor:
+            return torch.randn_like(latents) if self.training else own(number).expand_as(latents)
+
+        return self.answered(h, self.guessed(h, latents, history > 0, draw))
 
     def states(self, history: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         """h_t."""
@@ -159,11 +170,17 @@ class CausalT2Diff(SASRec):
             return torch.zeros_like(latents)
         config, total = self.config, torch.zeros_like(latents)
         for sample in range(config.samples):
-            first = sample * (config.steps + 1)
-            steps = config.ddim_steps if config.guess == "ddim" else 1
-            total = total + self.diffusion.ddim(h, real, lambda number, f=first: draw(f + number), steps)
+            total = total + self._z_0(self.diffusion, h, real, draw, sample * (config.steps + 1))
         guess = total / config.samples
         return guess + latents if config.drift else guess
+
+    def _z_0(self, diffusion: Diffusion, h: Tensor, real: Tensor, draw: Draw, first: int) -> Tensor:
+        def own(number: int) -> Tensor:
+            return draw(first + number)
+
+        if self.config.guess == "chain":
+            return deque(diffusion.chain(h, real, own), maxlen=1).pop()
+        return diffusion.ddim(h, real, own, self.config.ddim_steps if self.config.guess == "ddim" else 1)
 
     def answered(self, h: Float[Tensor, "B S D"], guess: Float[Tensor, "B S L"]) -> Float[Tensor, "B S D"]:
         """e_u = h_t + FFN([h_t, guess])."""
@@ -177,10 +194,8 @@ class CausalT2Diff(SASRec):
 class PositionNetwork(nn.Module):
     """z^_0 of each position by itself: an MLP of z_r, h_t and r. What h_t knows of the history is all that it reads.
 
-    While it trains, h_t is sometimes withheld where guidance will ask for an estimate without it.
+    With guidance every guess is guided, in training as when serving; what L_KL teaches is `plain`.
     """
-
-    WITHHELD = 0.1
 
     def __init__(self, config: CausalT2DiffConfig) -> None:
         super().__init__()
@@ -197,16 +212,21 @@ class PositionNetwork(nn.Module):
         """Args:
         x: [z_r, h_t].
         """
-        z, h = x[..., : -self.width], x[..., -self.width :]
-        told = self.clock(r)[:, None].expand(-1, x.shape[1], -1)
         if self.nothing is None:
-            return self._estimate(z, h, told) * real[..., None]
-        nothing = self.nothing.expand_as(h)
-        if self.training:
-            withheld = torch.rand(h.shape[:2], device=h.device) < self.WITHHELD
-            return self._estimate(z, torch.where(withheld[..., None], nothing, h), told) * real[..., None]
-        with_h, without = self._estimate(z, h, told), self._estimate(z, nothing, told)
-        return ((1 + self.guidance) * with_h - self.guidance * without) * real[..., None]
+            return self.plain(x, r, real)
+        without = torch.cat([x[..., : -self.width], self.nothing.expand(*x.shape[:2], -1)], dim=-1)
+        return (1 + self.guidance) * self.plain(x, r, real) - self.guidance * self.plain(without, r, real)
 
-    def _estimate(self, z: Tensor, h: Tensor, told: Tensor) -> Tensor:
-        return self.mlp(torch.cat([z, h, told], dim=-1))
+    def plain(
+        self, x: Float[Tensor, "B S C"], r: Int[Tensor, " B"], real: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B S L"]:
+        """Without guidance."""
+        told = self.clock(r)[:, None].expand(-1, x.shape[1], -1)
+        return self.mlp(torch.cat([x, told], dim=-1)) * real[..., None]
+
+    def withheld(self, h: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """h_t, now and then nothing in its place, where guidance will ask for an estimate without it."""
+        if self.nothing is None:
+            return h
+        where = torch.rand(h.shape[:2], device=h.device) < WITHHELD
+        return torch.where(where[..., None], self.nothing, h)

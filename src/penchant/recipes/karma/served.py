@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from penchant.data.history import Requests
@@ -22,7 +24,8 @@ class BundleReader:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        folder = next(iter(sorted((bundle.path / READERS).glob("*"))), None)
+        readers = [bundle.path / READERS / channel.name for channel in bundle.funnel.settings.channels]
+        folder = next((reader for reader in readers if reader.is_dir()), None)
         if folder is None:
             raise BundleError("has no reader", where=bundle.path, fix=NO_READER)
         models = {source.name: getattr(source, "model", None) for source in bundle.funnel.retrievers}
@@ -31,9 +34,9 @@ class BundleReader:
             raise BundleError("is of no KARMA channel", where=folder, fix="Export the run again.")
         try:
             self.model, self.reader = model, InterestReader.load(folder)
-        except RunError as error:
+            self.spelling = Spelling.load(folder, self.reader)
+        except (RunError, OSError, ValueError) as error:
             raise BundleError(str(error), fix="Export the run again with this version.") from error
-        self.spelling = Spelling.load(folder, self.reader)
         with torch.no_grad():
             self._items = model.item_vectors()
 
@@ -47,4 +50,16 @@ class BundleReader:
         states, _ = self.model.last_states(requests.last(self.model.config.max_len))
         scores = self.model.users(states) @ self._items.T
         scores[:, 0] = -torch.inf
-        return self.spelling.spelt(self.reader.tell(self.model, states)[0]), best_items(scores, k)[0][0].tolist()
+        nearest = [item for item in best_items(scores, k)[0][0].tolist() if item]
+        return self.spelling.spelt(self.reader.tell(self.model, states)[0]), nearest
+
+
+def export_reader(source: Path, out: Path) -> None:
+    """A run's reader as a bundle holds it: without what tells pictures, for which a bundle has no vectors.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    reader = InterestReader.load(source)
+    spelling = Spelling.load(source, reader)
+    reader.without_pictures().save(out, spelling.tokenizer)

@@ -153,9 +153,7 @@ def past() -> ResultTable:
         "guided": replace(run, model=replace(model, guidance=1.0), objective=taught),
         "sasrec-content": replace(content, model=replace(content.model, guess="none", latent="items")),
         "content": replace(content, objective=taught),
-        "content-latent-alone": replace(
-            content, model=replace(content.model, item_content=False, drift=False), objective=taught
-        ),
+        "content-latent-alone": replace(content, model=replace(content.model, item_content=False), objective=taught),
     }
     return _table("past", runs)
 

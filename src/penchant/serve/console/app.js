@@ -139,6 +139,7 @@ function showTiming(timing) {
 
 // What the vector says, where the server was asked to load a reader: later than the list, which does not wait for it.
 async function readInterest(turn) {
+  $("words").textContent = $("nearest").textContent = "";
   const told = await call("/v1/interest", { user_id: state.user, k: 3 });
   if (turn !== state.turn) return;
   $("words").textContent = told.words ? `\u201C${told.words}\u201D` : `Nothing: ${told.reason || "no word is likely"}.`;
