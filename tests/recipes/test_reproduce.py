@@ -53,7 +53,10 @@ def test_a_row_that_another_table_of_the_paper_has_is_taken_from_there(
 ) -> None:
     make_store(tmp_path / "stores" / "made-up")
     folders = tmp_path / "stores", tmp_path / "runs", tmp_path / "results"
-    known = {"small": TABLE, "again": replace(TABLE, name="again", rows=(replace(ROWS[1], name="chain"), ROWS[0]))}
+    known = {
+        "small": TABLE,
+        "again": replace(TABLE, name="again", rows=(replace(ROWS[1], name="chain", trials=5), ROWS[0])),
+    }
     monkeypatch.setattr(reproduce, "tables", lambda: known)
     first = run_row(Missing(TABLE, ROWS[1], 0), *folders)
     chain = run_row(Missing(known["again"], known["again"].rows[0], 0), *folders)
@@ -63,6 +66,7 @@ def test_a_row_that_another_table_of_the_paper_has_is_taken_from_there(
         "chain",
         "again",
     )
+    assert (first.trials, chain.trials) == (1, 5)  # what a table tried is its own
     assert not (tmp_path / "runs" / "controls" / "again").exists()
     assert chain.path(folders[2]).with_suffix(".parquet").is_file()
     run_row(Missing(known["again"], ROWS[0], 0), *folders)  # of another configuration: run

@@ -118,7 +118,9 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     if not isinstance(run, CountRun):
         run = replace(run, train=replace(run.train, seed=item.seed))
     if found := _elsewhere(item, run, store, split, results):
-        result = replace(found, table=table.name, row=row.name)
+        # What was tried for it is this table's own.
+        trials, notes = len(row.tries) or row.trials, (*found.notes, *tried)
+        result = replace(found, table=table.name, row=row.name, trials=trials, notes=notes)
         write_result(results, result, read_per_user(results, found))
         return result
     out = folder.with_name(f"{folder.name}.s{item.seed}")
