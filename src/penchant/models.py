@@ -69,6 +69,7 @@ KINDS = {
     "ulim": "penchant.papers.ulim.model:ULIM",
     "t2diff": "penchant.papers.t2diff.model:T2Diff",
     "t2diff_causal": "penchant.papers.t2diff.causal:CausalT2Diff",
+    "t2diff_union": "penchant.papers.t2diff.causal:CausalT2DiffUnion",
     "mean_pooling": "penchant.baselines.ranking.mean_pooling:MeanPooling",
     "din": "penchant.baselines.ranking.din:DIN",
     "wide_deep": "penchant.baselines.ranking.wide_deep:WideDeep",

@@ -199,13 +199,18 @@ def test_a_trained_model_scores_the_whole_catalogue(folder: Path, store: Store) 
     assert all_scores(load_model(folder), requests_of([1, 2], [])).shape == (2, store.num_items)
 
 
-@pytest.mark.parametrize("name", ["t2diff_causal", "t2diff_content"])
-def test_the_causal_variant_trains_and_is_loaded_as_it_was(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("t2diff_causal", {}), ("t2diff_content", {}), ("t2diff_causal", {"union": True, "samples": 2})],
+)
+def test_the_causal_variant_trains_and_is_loaded_as_it_was(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
     store = make_store(tmp_path / "store")
     give_vectors(store)
     run = recipe_of(name)
     assert isinstance(run, CausalT2DiffRun)
-    small = replace(run.model, width=8, max_len=10, steps=5)
+    small = replace(run.model, width=8, max_len=10, steps=5, **changes)
     train = TrainConfig(epochs=1, tensorboard=False, device="cpu")
     run = replace(
         run,
@@ -218,6 +223,7 @@ def test_the_causal_variant_trains_and_is_loaded_as_it_was(name: str, tmp_path: 
     train_run(run, store, load_split(store, SPLIT), tmp_path / "run")
     loaded = load_run(tmp_path / "run", device="cpu")
     assert loaded.model.config.content_width == (8 if name == "t2diff_content" else 0)
+    assert loaded.model.kind == ("t2diff_union" if changes else "t2diff_causal")
     assert 0 < judge_run(loaded, tmp_path / "run").metrics()["HR@10"] <= 1
     with pytest.raises(ConfigError, match=r"model\.max_len 10"):
         train_run(replace(run, data=replace(run.data, max_len=9)), store, load_split(store, SPLIT), tmp_path / "other")

@@ -13,7 +13,7 @@ from penchant.data.batch import SequenceBatch
 from penchant.errors import ConfigError
 from penchant.models import Sizes
 from penchant.papers.t2diff.auxiliary import CausalT2DiffObjective, CausalT2DiffObjectiveConfig
-from penchant.papers.t2diff.causal import CausalT2Diff, CausalT2DiffConfig, PositionNetwork
+from penchant.papers.t2diff.causal import CausalT2Diff, CausalT2DiffConfig, CausalT2DiffUnion, PositionNetwork
 from tests.checkerboard import requests_of
 
 ITEMS, WIDE = 12, 5
@@ -75,6 +75,27 @@ def test_it_begins_as_sasrec(changes: dict[str, Any]) -> None:
     torch.testing.assert_close(model.hidden(BATCH.history), states)
     served = model.user_vectors(requests_of([1, 2, 3, 4]))
     torch.testing.assert_close(served[0], states[0, 3], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_union_scores_by_the_best_of_its_guesses() -> None:
+    """By a loop over guesses and items; it learns with the first guess alone."""
+    torch.manual_seed(0)
+    config = CausalT2DiffConfig(width=8, dropout=0.0, max_len=6, steps=6, samples=3, union=True)
+    union = CausalT2DiffUnion(config, Sizes(num_items=ITEMS, num_categories=1))
+    stir(union)
+    requests = requests_of([1, 2, 3], [], [4])
+    vectors, real = union.interest_vectors(requests)
+    assert vectors.shape == (3, 3, 8) and real.all(1).tolist() == [True, False, True]
+    assert not torch.allclose(vectors[0, 0], vectors[0, 1])
+    assert not vectors[1].any()
+    torch.testing.assert_close(union.user_vectors(requests), vectors[:, 0])
+    items, scores = union.item_vectors(), union.score_items(requests)
+    for row in (0, 2):
+        for item in range(1, ITEMS + 1):
+            best = max(float(v @ items[item]) for v in vectors[row])
+            assert float(scores[row, item]) == pytest.approx(best, abs=1e-5)
+    assert torch.isneginf(scores[1]).all() and torch.isneginf(scores[:, 0]).all()
 
 
 @torch.no_grad()

@@ -51,13 +51,7 @@ class MultiInterest(nn.Module, ABC):
 
     def score_items(self, requests: Requests) -> Float[Tensor, "B I"]:
         """The best of an item's products with the user's vectors; -inf at padding, and for a user without any."""
-        vectors, real = self.interest_vectors(requests)
-        scores = vectors.new_full((len(vectors), self.num_items + 1), -torch.inf)
-        for k in range(vectors.shape[1]):  # one [B, I] at a time
-            products = vectors[:, k] @ self.items.weight.T
-            scores = torch.where(real[:, k, None], torch.maximum(scores, products), scores)
-        scores[:, 0] = -torch.inf
-        return scores
+        return best_products(*self.interest_vectors(requests), self.items.weight)
 
     def item_vectors(self) -> Float[Tensor, "I D"]:
         return self.items.weight
@@ -65,6 +59,17 @@ class MultiInterest(nn.Module, ABC):
     def embed_items(self, items: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """Vectors of some items, as the softmax needs them."""
         return self.items(items)
+
+
+def best_products(
+    vectors: Float[Tensor, "B K D"], real: Bool[Tensor, "B K"], items: Float[Tensor, "I D"]
+) -> Float[Tensor, "B I"]:
+    """max_k v_k . e_i over the vectors there are; -inf without any, and at item 0."""
+    scores = vectors.new_full((len(vectors), len(items)), -torch.inf)
+    for k in range(vectors.shape[1]):  # one [B, I] at a time
+        scores = torch.where(real[:, k, None], torch.maximum(scores, vectors[:, k] @ items.T), scores)
+    scores[:, 0] = -torch.inf
+    return scores
 
 
 def squash(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from penchant.baselines.retrieval.interests import best_products
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
@@ -42,7 +43,9 @@ class CausalT2DiffConfig(SASRecConfig, NoiseConfig):
     Algorithm 2."""
     ddim_steps: int = 5
     samples: int = 1
-    """Guesses averaged."""
+    """Guesses averaged; with `union`, interests."""
+    union: bool = False
+    """Each guess searches by itself, and an item's score is the best of its products; it learns with one guess."""
     drift: bool = True
     """What is diffused is the step from this item to the next (Eq. 11); False = the next item."""
     latent: Literal["items", "slow", "content"] = "items"
@@ -125,14 +128,22 @@ class CausalT2Diff(SASRec):
 
     def user_vectors(self, requests: Requests) -> Float[Tensor, "B D"]:
         """e_u after the last action; zero without any. The same request gets the same vector in any company."""
+        return self.answers(requests, 1)[:, 0]
+
+    def answers(self, requests: Requests, count: int) -> Float[Tensor, "B K D"]:
+        """So many e_u after the last action, each of noise of its own; zero without any action."""
         requests = requests.last(self.config.max_len)
         h, known = super().user_vectors(requests)[:, None], requests.lengths > 0
         if not requests.history.shape[1]:
-            return h[:, 0]
+            return h.expand(-1, count, -1)
         last = requests.history.gather(1, (requests.lengths - 1).clamp(min=0)[:, None])
         latents = self.latents(last)
         draw = noise_of_users(requests.users, 1, latents.shape[2], self.config.noise_seed)
-        return self.answered(h, self.guessed(h, latents, known[:, None], draw))[:, 0] * known[:, None]
+        made = [
+            self.answered(h, self.guessed(h, latents, known[:, None], nth(draw, k * (self.config.steps + 1))))
+            for k in range(count)
+        ]
+        return torch.cat(made, dim=1) * known[:, None, None]
 
     def item_vectors(self) -> Float[Tensor, "I D"]:
         table = self.items.weight
@@ -169,18 +180,16 @@ class CausalT2Diff(SASRec):
         if self.diffusion is None:
             return torch.zeros_like(latents)
         config, total = self.config, torch.zeros_like(latents)
-        for sample in range(config.samples):
-            total = total + self._z_0(self.diffusion, h, real, draw, sample * (config.steps + 1))
-        guess = total / config.samples
+        samples = 1 if config.union else config.samples
+        for sample in range(samples):
+            total = total + self._z_0(self.diffusion, h, real, nth(draw, sample * (config.steps + 1)))
+        guess = total / samples
         return guess + latents if config.drift else guess
 
-    def _z_0(self, diffusion: Diffusion, h: Tensor, real: Tensor, draw: Draw, first: int) -> Tensor:
-        def own(number: int) -> Tensor:
-            return draw(first + number)
-
+    def _z_0(self, diffusion: Diffusion, h: Tensor, real: Tensor, draw: Draw) -> Tensor:
         if self.config.guess == "chain":
-            return deque(diffusion.chain(h, real, own), maxlen=1).pop()
-        return diffusion.ddim(h, real, own, self.config.ddim_steps if self.config.guess == "ddim" else 1)
+            return deque(diffusion.chain(h, real, draw), maxlen=1).pop()
+        return diffusion.ddim(h, real, draw, self.config.ddim_steps if self.config.guess == "ddim" else 1)
 
     def answered(self, h: Float[Tensor, "B S D"], guess: Float[Tensor, "B S L"]) -> Float[Tensor, "B S D"]:
         """e_u = h_t + FFN([h_t, guess])."""
@@ -189,6 +198,26 @@ class CausalT2Diff(SASRec):
     def _read(self, history: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         table = self.items(history)
         return table if self.project is None else table + self.project(F.embedding(history, self.content).to(table))
+
+
+class CausalT2DiffUnion(CausalT2Diff):
+    """Its guesses as interests: each searches by itself, and a list is of the best that any of them found."""
+
+    kind: ClassVar[str] = "t2diff_union"
+
+    def interest_vectors(self, requests: Requests) -> tuple[Float[Tensor, "B K D"], Bool[Tensor, "B K"]]:
+        """The vectors a server searches with, and which of them there are."""
+        vectors = self.answers(requests, self.config.samples)
+        return vectors, (requests.lengths > 0)[:, None].expand(vectors.shape[:2])
+
+    def score_items(self, requests: Requests) -> Float[Tensor, "B I"]:
+        """max_k e_u^k . e_i; -inf at padding, and for a user without any action."""
+        return best_products(*self.interest_vectors(requests), self.item_vectors())
+
+
+def nth(draw: Draw, first: int) -> Draw:
+    """The same noise, its numbers counted from `first`."""
+    return lambda number: draw(first + number)
 
 
 class PositionNetwork(nn.Module):

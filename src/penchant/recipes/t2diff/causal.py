@@ -77,7 +77,7 @@ def train_causal(
             raise ConfigError("content is to be read, and none is named", fix="Name some: --content text image.")
         content = np.concatenate([components(store, name, run.content_dims) for name in run.content], axis=1)
         config = replace(config, content_width=content.shape[1])
-    model = build_model(run.kind, asdict(config), sizes)
+    model = build_model("t2diff_union" if config.union else run.kind, asdict(config), sizes)
     if content is not None:
         model.content.copy_(torch.from_numpy(content))
     objective = CausalT2DiffObjective(run.objective, torch.from_numpy(split.item_counts(store)))

@@ -150,6 +150,7 @@ def past() -> ResultTable:
         "slow": replace(run, model=replace(model, latent="slow"), objective=taught),
         "ddim-5": replace(run, model=replace(model, guess="ddim"), objective=taught),
         "samples-8": replace(run, model=replace(model, samples=8), objective=taught),
+        "union-8": replace(run, model=replace(model, samples=8, union=True), objective=taught),
         "guided": replace(run, model=replace(model, guidance=1.0), objective=taught),
         "sasrec-content": replace(content, model=replace(content.model, guess="none", latent="items")),
         "content": replace(content, objective=taught),
