@@ -295,7 +295,7 @@ def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str
         store,
         split,
         "valid",
-        ks=(10,),
+        ks=(10, 100),
         max_len=max_len,
         targets=VALID_TARGETS,
     )
