@@ -203,9 +203,7 @@ def test_a_trained_model_scores_the_whole_catalogue(folder: Path, store: Store) 
     ("name", "changes"),
     [("t2diff_causal", {}), ("t2diff_content", {}), ("t2diff_causal", {"union": True, "samples": 2})],
 )
-def test_the_causal_variant_trains_and_is_loaded_as_it_was(
-    name: str, changes: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_causal_variant_trains_and_is_loaded_as_it_was(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     give_vectors(store)
     run = recipe_of(name)

@@ -138,6 +138,7 @@ def test_every_ablation_trains_and_is_judged_in_parts(
     metrics = verdict.metrics()
     assert metrics["HR@30"] == pytest.approx(metrics["HR@30 long"] + metrics["HR@30 short alone"])
     assert sum("with the category known" in note for note in verdict.notes()) == 1
+    assert metrics["ms a request"] > 0
     columns = verdict.per_user().column_names
     assert {"HR@30", "HR@30 long", "HR@30 oracle", "category HR@10"} <= set(columns[: columns.index("HR@5")])
 

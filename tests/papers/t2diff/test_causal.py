@@ -86,7 +86,8 @@ def test_a_union_scores_by_the_best_of_its_guesses() -> None:
     stir(union)
     requests = requests_of([1, 2, 3], [], [4])
     vectors, real = union.interest_vectors(requests)
-    assert vectors.shape == (3, 3, 8) and real.all(1).tolist() == [True, False, True]
+    assert vectors.shape == (3, 3, 8)
+    assert real.all(1).tolist() == [True, False, True]
     assert not torch.allclose(vectors[0, 0], vectors[0, 1])
     assert not vectors[1].any()
     torch.testing.assert_close(union.user_vectors(requests), vectors[:, 0])
@@ -95,7 +96,8 @@ def test_a_union_scores_by_the_best_of_its_guesses() -> None:
         for item in range(1, ITEMS + 1):
             best = max(float(v @ items[item]) for v in vectors[row])
             assert float(scores[row, item]) == pytest.approx(best, abs=1e-5)
-    assert torch.isneginf(scores[1]).all() and torch.isneginf(scores[:, 0]).all()
+    assert torch.isneginf(scores[1]).all()
+    assert torch.isneginf(scores[:, 0]).all()
 
 
 @torch.no_grad()
