@@ -30,6 +30,8 @@ TARGETS = 5000
 """Clicks of the test window judged, drawn by the seed."""
 HISTORY = 2000
 """Actions of a history that reach the channels: what ULIM reads."""
+RANK_TARGETS, VALID_TARGETS = 10_000, 1_500
+"""Clicks that pre-ranker and ranker learn from, and are chosen on, in every row: a third of the default, and half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ def _with_karma(channels: Mapping[str, Run]) -> FunnelRun:
 
 
 def _read_far(run: FunnelRun) -> FunnelRun:
-    return replace(run, settings=replace(run.settings, max_history=HISTORY))
+    settings = replace(run.settings, max_history=HISTORY)
+    return replace(run, settings=settings, rank_targets=RANK_TARGETS, valid_targets=VALID_TARGETS)
 
 
 def _without(run: FunnelRun, name: str) -> FunnelRun:
@@ -91,7 +94,7 @@ def rows() -> tuple[FunnelRow, ...]:
         "default-dmae": replace(plain, rank_kind="dmae"),
     }
     return tuple(
-        FunnelRow(name=name, run=run, data=data, minutes=60.0 if name == "four" else 12.0)
+        FunnelRow(name=name, run=run, data=data, minutes=40.0 if name == "four" else 6.0)
         for data in DATA
         for name, run in runs.items()
     )
