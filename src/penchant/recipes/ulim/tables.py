@@ -25,6 +25,8 @@ TARGETS = 5000
 RAW = 200
 """Actions that the generator reads one by one; the paper's MHSA over a thousand costs more than the rest of a row."""
 MINUTES = 4.0
+RATES = (1.0, 2.0, 4.0, 8.0)
+"""Times a recipe's learning rate: of so few steps larger ones are better."""
 EPOCHS = {
     BAZAAR: {
         "sasrec": 0.1,
@@ -136,7 +138,7 @@ def _for(train: TrainConfig, epochs: float) -> TrainConfig:
 
 def _table(name: str, data: str, runs: Mapping[str, Any], seeds: int = 1, choose: bool = False) -> ResultTable:
     rows = tuple(
-        Row(name=row, run=run, tries=at_rates(run) if choose else (), data=data, split=SPLIT, minutes=MINUTES)
+        Row(name=row, run=run, tries=at_rates(run, RATES) if choose else (), data=data, split=SPLIT, minutes=MINUTES)
         for row, run in runs.items()
     )
     label = name if data == BAZAAR else f"{name}-ml1m"
