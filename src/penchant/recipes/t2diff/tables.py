@@ -35,6 +35,8 @@ BASELINE_EPOCHS = {
     "dat": 4.5,
 }
 """As many minutes for the models of others, which learn at many positions of a history at once."""
+RATES = (0.5, 1.0, 2.0, 4.0)
+"""Times a recipe's learning rate: of few steps larger ones may be better."""
 LAST_BETA = {10: 0.9798, 50: 0.5, 200: 0.1137}
 """beta_T that leaves as much of z_0 at each T as 0.5 does at T = 50, abar_T = 0.0072; else T would change that too."""
 
@@ -209,7 +211,7 @@ def _rate(run: T2DiffRun, lr: float) -> T2DiffRun:
 
 
 def _row(name: str, run: T2DiffRun | SequenceRun, data: str, split: str) -> Row:
-    return Row(name=name, run=run, tries=at_rates(run), data=data, split=split, minutes=3.5)
+    return Row(name=name, run=run, tries=at_rates(run, RATES), data=data, split=split, minutes=3.5)
 
 
 def _table(name: str, runs: Mapping[str, Run]) -> ResultTable:
