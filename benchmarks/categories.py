@@ -1,5 +1,7 @@
 """Which category comes next, on clicks that no training has seen: PGIN, its two halves alone, and what learns nothing.
 
+The halves are those of the one PGIN, which learned together: what each says without the other, not what it might learn.
+
 PGIN is trained twice: its generator reads each action of a history by self-attention, as printed, or a summary for each
 category. Best of its validations; three seeds.
 

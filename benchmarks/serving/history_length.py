@@ -1,9 +1,10 @@
 """What ULIM's user side costs as a history grows: read it, predict categories, make K + 1 vectors.
 
-Made-up histories of 100 to 10,000 actions, a tenth of them in each category's Zipf share; a model of default sizes with
-fresh weights, which cost what trained ones do. A history is cut out of one long array of events, as from a Store or a
-server's log. One request at a time; lengths take turns, so that what else the machine does meets all alike. Memory is
-what a request adds to the process at most.
+Made-up histories of 100 to 10,000 actions on items drawn alike, of categories of Zipf sizes; a model of default sizes
+with fresh weights, which cost what trained ones do. A history is cut out of one long array of events, as from a Store.
+PGIN's generator reads a summary for each category (summaries), each action (each-action), or as by default each action
+of histories up to 1,024 (default). One request at a time; lengths take turns, so that what else the machine does meets
+all alike. Memory is what a request adds to the process at most.
 
     python -m benchmarks.serving.history_length
 """
@@ -41,7 +42,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    models = {"summaries": made(raw_up_to=0), "each-action": made(raw_up_to=10_000)}
+    reads = {"summaries": 0, "each-action": LENGTHS[-1], "default": ULIMConfig().raw_up_to}
+    models = {name: made(raw_up_to) for name, raw_up_to in reads.items()}
     requests = {length: request_of(length) for length in LENGTHS}
     calls = {
         f"{name}-{length:05}": partial(searched, model, ask)
@@ -100,14 +102,14 @@ def request_of(length: int) -> Callable[[], Requests]:
     return lambda: make_requests(user, now, items, times, start, stop, LENGTHS[-1])
 
 
-def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, one round after the other."""
+def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, uncounted: int = 5) -> dict[str, list[float]]:
+    """Milliseconds of each call, one round after the other; the first rounds do not count."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 5):
+    for i in range(rounds + uncounted):
         for name, call in calls.items():
             began = time.perf_counter()
             call()
-            if i >= 5:  # the first ones are not counted
+            if i >= uncounted:
                 taken[name].append(1000 * (time.perf_counter() - began))
     return taken
 

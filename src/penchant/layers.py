@@ -42,6 +42,26 @@ def item_embedding(num_items: int, width: int) -> nn.Embedding:
     return table
 
 
+class CategorisedItems(nn.Module):
+    """Item vectors that also have a vector of their category: x_i = item_i + category_c(i); row 0 zero."""
+
+    item_category: Tensor
+
+    def __init__(self, num_items: int, num_categories: int, width: int) -> None:
+        super().__init__()
+        self.own = item_embedding(num_items, width)
+        self.of_category = item_embedding(num_categories, width)
+        self.register_buffer("item_category", torch.zeros(num_items + 1, dtype=torch.int64))
+
+    @property
+    def weight(self) -> Float[Tensor, "I D"]:
+        """All of them."""
+        return self.own.weight + self.of_category(self.item_category)
+
+    def forward(self, items: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
+        return self.own(items) + self.of_category(self.item_category[items])
+
+
 def last_hidden(hidden: Float[Tensor, "B S D"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
     """The vector at each row's last real position; zero where there is none."""
     if not hidden.shape[1]:

@@ -126,4 +126,19 @@ def test_the_kind_of_channel_follows_from_the_model() -> None:
 
 def test_an_index_of_another_catalogue_is_refused() -> None:
     with pytest.raises(ValueError, match="index of 3"):
-        retriever("x", Vectors(0), index=ExactIndex(torch.ones(4, 4)))
+        retriever("x", Vectors(0), index=lambda _: ExactIndex(torch.ones(4, 4)))
+
+
+def test_a_vector_that_is_no_number_finds_nothing_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Vectors):
+        def user_vectors(self, requests: Requests) -> Float[Tensor, "B D"]:
+            vectors = super().user_vectors(requests)
+            vectors[1, 2] = torch.nan
+            return vectors
+
+    model, rows = Broken(0), requests_of([1, 2], [3], [4, 5, 6])
+    found = retriever("x", model).retrieve(rows, 4)
+    assert found.items[1].tolist() == [0] * 4
+    whole = retriever("x", Vectors(0)).retrieve(rows, 4)
+    assert found.items[[0, 2]].tolist() == whole.items[[0, 2]].tolist()
+    assert "1 of 3 vectors have NaN" in caplog.text

@@ -138,7 +138,6 @@ def test_every_ablation_trains_and_is_judged_in_parts(
     metrics = verdict.metrics()
     assert metrics["HR@30"] == pytest.approx(metrics["HR@30 long"] + metrics["HR@30 short alone"])
     assert sum("with the category known" in note for note in verdict.notes()) == 1
-    assert metrics["ms a request"] > 0
     columns = verdict.per_user().column_names
     assert {"HR@30", "HR@30 long", "HR@30 oracle", "category HR@10"} <= set(columns[: columns.index("HR@5")])
 
@@ -156,7 +155,8 @@ def test_a_row_is_run_by_its_table_and_judged_at_the_tables_lengths(tmp_path: Pa
     table = ResultTable(paper="ulim", name="table9", rows=(row,), seeds=1, targets=50, ks=(39, 60))
     run_row(Missing(table, row, 0), tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
     (result,) = find_results(tmp_path / "results")
-    assert {"HR@39", "HR@60", "HR@60 oracle", "HR@10 unseen", "frequency HR@5"} <= set(result.metrics)
+    assert {"HR@39", "HR@60", "HR@60 oracle", "frequency HR@5"} <= set(result.metrics)
+    assert "HR@10 unseen" not in result.metrics  # a merged list without what was seen is not what is served
     assert result.trials == 2
     per_user = read_per_user(tmp_path / "results", result)
     assert per_user is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from penchant.index.base import Index
 from penchant.index.category import CategoryIndex
 from penchant.index.exact import ExactIndex, best_items
 
+log = logging.getLogger(__name__)
 BLOCK_SCORES = 2**22
 """Scores held at once by a channel that scores the whole catalogue: 16 MB."""
 BLOCK_REQUESTS = 256
@@ -48,7 +50,7 @@ class EmbeddingRetriever(Retriever):
         return _concatenated([self._retrieve(part, k) for part in _parts(requests, BLOCK_REQUESTS)])
 
     def _retrieve(self, requests: Requests, k: int) -> Candidates:
-        query = self.model.user_vectors(requests)
+        query = usable(self.name, self.model.user_vectors(requests))
         items, scores = self.index.search(query, k, exclude=requests.history if self.exclude_seen else None)
         items = torch.where((query != 0).any(1, keepdim=True), items, 0)
         return Candidates.of_channel(self.name, items, scores)
@@ -175,7 +177,11 @@ class CategoryRetriever(Retriever):
     Args:
         index: of the model's item vectors and categories.
         exclude_seen: leave out what is in the request's history, as far as it goes.
-        deadline_ms: no further category is begun so long after a block of requests was; None searches all.
+        deadline_ms: no further category is begun so long after a block of requests was; None searches all. The vectors,
+            the search of the whole catalogue and the first category are always waited for.
+
+    Raises:
+        ValueError: the index is of another catalogue than the model.
     """
 
     def __init__(
@@ -187,6 +193,8 @@ class CategoryRetriever(Retriever):
         exclude_seen: bool = False,
         deadline_ms: float | None = None,
     ) -> None:
+        if index.num_items != model.num_items:
+            raise ValueError(f"channel {name!r}: model of {model.num_items} items, index of {index.num_items}")
         self.name, self.model, self.index = name, model, index
         self.exclude_seen, self.deadline_ms = exclude_seen, deadline_ms
 
@@ -198,11 +206,13 @@ class CategoryRetriever(Retriever):
     def _retrieve(self, requests: Requests, k: int) -> Candidates:
         deadline = None if self.deadline_ms is None else time.perf_counter() + self.deadline_ms / 1000
         vectors, categories, weights = self.model.searches(requests)
+        vectors = usable(self.name, vectors)
+        categories = torch.where((vectors != 0).any(2), categories, 0)  # a zero vector says nothing
         seen = requests.history if self.exclude_seen else None
         with_mass = self.model.merge == "factorised"
         asked = vectors[:, 0], vectors[:, 1:], categories[:, 1:]
         found = self.index.search_all(*asked, k, k, exclude=seen, deadline=deadline, with_mass=with_mass)
-        known = (vectors[:, 0] != 0).any(1, keepdim=True)  # a zero vector says nothing
+        known = (vectors[:, 0] != 0).any(1, keepdim=True)
         short = torch.where(known, found.short_items, 0)
         lists = InterestLists(short, found.short_scores, found.items, found.scores, found.log_mass, weights[:, 1:])
         merged = merge_interests(lists, k, self.model.merge, self.model.short_share)
@@ -232,26 +242,36 @@ def diversified(
     return torch.cat(chosen, 1) if chosen else categories[:, :0]
 
 
-def retriever(name: str, model: Any, *, index: Index | None = None, exclude_seen: bool = False) -> Retriever:
+def usable(name: str, vectors: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """The vectors, zero where one has NaN or infinity: it finds nothing, other channels answer, and the log says so."""
+    bad = ~torch.isfinite(vectors).all(-1, keepdim=True)
+    if bool(bad.any()):
+        log.warning("channel %r: %d of %d vectors have NaN or infinity and find nothing", name, bad.sum(), bad.numel())
+        vectors = vectors.masked_fill(bad, 0.0)
+    return vectors
+
+
+def retriever(
+    name: str, model: Any, *, index: Callable[[Tensor], Index] = ExactIndex, exclude_seen: bool = False
+) -> Retriever:
     """A channel of whatever the model offers: vectors of categories, scores of all items, or one vector.
 
     Args:
-        index: what searches the one vector; an exact one if None.
+        index: makes what searches the whole catalogue by a vector, from the items' vectors.
 
     Raises:
         ValueError: the model is none of CategorySearcher, CatalogueScorer and Embedder.
     """
     if hasattr(model, "searches"):
         with torch.no_grad():
-            by_category = CategoryIndex(model.item_vectors(), model.item_category)
+            by_category = CategoryIndex(model.item_vectors(), model.item_category, index)
         return CategoryRetriever(name, model, by_category, exclude_seen=exclude_seen)
     if hasattr(model, "score_items"):
         return ScoreRetriever(name, model, exclude_seen=exclude_seen)
     if hasattr(model, "user_vectors"):
-        if index is None:
-            with torch.no_grad():
-                index = ExactIndex(model.item_vectors())
-        return EmbeddingRetriever(name, model, index, exclude_seen=exclude_seen)
+        with torch.no_grad():
+            of_items = index(model.item_vectors())
+        return EmbeddingRetriever(name, model, of_items, exclude_seen=exclude_seen)
     raise ValueError(f"channel {name!r}: a {type(model).__name__} has neither score_items nor user_vectors")
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
-from penchant.data.history import requests_before_events
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.evaluation.diagnostics.meaning import item_terms, js_at, shown_gauc
@@ -20,8 +19,6 @@ from penchant.evaluation.metrics import GroupAUC, auc
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval, per_user_table
 from penchant.evaluation.ranking import RankingResult, evaluate_ranking
 from penchant.evaluation.slices import popularity_slices
-from penchant.funnel.rank import judging
-from penchant.funnel.retrieve import retriever
 from penchant.papers.ulim.decomposition import decompose
 from penchant.recipes.runs import LoadedRun, load_features
 from penchant.training.impressions import ImpressionScores, evaluate_impressions
@@ -30,8 +27,6 @@ KS = (2, 5, 10, 20, 50, 100)
 WIDEST = 200
 """Of KARMA's tables, which look further down."""
 GAUC = "GAUC request"
-TIMED = 100
-"""Requests by which the time of one is taken."""
 SHOWN = 4000
 """Requests with clicks and non-clicks by which GAUC is taken beside a retrieval result."""
 
@@ -48,7 +43,6 @@ class Verdict:
         shown: GAUC by request on what was shown, where asked for and the Store knows it; and each request's user.
         said: of a ranking result, where its non-clicks come from; of ULIM, its hit rate in parts.
         by_item: of a ranking result, AUC among the impressions of popular, rare and new items.
-        cost: of ULIM, what one request takes.
     """
 
     result: RetrievalResult | RankingResult
@@ -59,12 +53,11 @@ class Verdict:
     shown: tuple[GroupAUC, np.ndarray] | None = None
     said: tuple[str, ...] = ()
     by_item: dict[str, dict[str, float]] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         beside = {name: float(values.mean()) for name, values in self.beside.items()}
         shown = {} if self.shown is None else {GAUC: self.shown[0].value}
-        return self.result.metrics() | beside | shown | self.cost
+        return self.result.metrics() | beside | shown
 
     def slices(self) -> dict[str, Any]:
         """Means by popularity of the item, by history length, by query; of rankers AUC by popularity of the item, and
@@ -164,8 +157,7 @@ def judge_run(
 
     Args:
         meaning: also say what the lists mean, and how a model of vectors ranks what was shown: KARMA's measures.
-        ks: further lengths of lists, beside the usual ones. ULIM's hit rate is told in parts at these, and its time is
-            that of the longest.
+        ks: further lengths of lists, beside the usual ones. ULIM's hit rate is told in parts at these.
     """
     store, split, model = loaded.store, loaded.split, loaded.model
     wall, cpu = time.perf_counter(), time.process_time()
@@ -173,7 +165,6 @@ def judge_run(
     of_shown: tuple[GroupAUC, np.ndarray] | None = None
     said: tuple[str, ...] = ()
     by_item: dict[str, dict[str, float]] = {}
-    cost: dict[str, float] = {}
     if loaded.described["run"] == "RankingRun":
         shown = evaluate_impressions(model, load_features(folder), store, split, window)
         result = evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users)
@@ -181,6 +172,7 @@ def judge_run(
         by_item = auc_by_item(shown, split.item_counts(store))
     else:
         max_len = getattr(model.config, "max_len", 50)
+        by_category = loaded.described["run"] == "UlimRun"
         result = evaluate_retrieval(
             model,
             store,
@@ -189,7 +181,8 @@ def judge_run(
             ks=sorted({*KS, *ks, *((WIDEST,) if meaning else ())}),
             max_len=max_len,
             targets=targets,
-            filter_seen=filter_seen,
+            # What is left of a merged list is not the list merged of what is left, which is what is served.
+            filter_seen=filter_seen and not by_category,
             memory_mb=memory_mb,
         )
         if meaning:
@@ -199,11 +192,10 @@ def judge_run(
                 found = shown_gauc(model, store, split, window, max_len=max_len, requests=SHOWN)
                 if found.impressions.any():
                     of_shown = found, np.asarray(store.request_user)[found.groups]
-        if loaded.described["run"] == "UlimRun":
+        if by_category:
             parts = decompose(model, store, split, window, ks or KS[-1:], targets)
             beside |= parts.values
             said = parts.notes()
-            cost["ms a request"] = request_ms(model, store, result.events, max(ks or KS), max_len)
     provenance = {
         "data": store.name,
         "data_fingerprint": store.fingerprint,
@@ -213,19 +205,7 @@ def judge_run(
         "config": loaded.described["config"],
     }
     seconds = time.process_time() - cpu, time.perf_counter() - wall
-    return Verdict(result, provenance, *seconds, beside, of_shown, said, by_item, cost)
-
-
-def request_ms(model: Any, store: Store, events: np.ndarray, k: int, max_len: int) -> float:
-    """What the channel takes for one request of k items, in the median over some of the targets, one by one."""
-    chosen, taken = np.random.default_rng(0).choice(events, min(TIMED, len(events)), replace=False), []
-    with judging(model):
-        channel = retriever("judged", model)
-        for event in chosen:
-            began = time.perf_counter()
-            channel.retrieve(requests_before_events(store, event[None], max_len).to(model.item_category.device), k)
-            taken.append(time.perf_counter() - began)
-    return 1000 * float(np.median(taken))
+    return Verdict(result, provenance, *seconds, beside, of_shown, said, by_item)
 
 
 def metrics_table(result: RetrievalResult | RankingResult, title: str = "") -> Table:

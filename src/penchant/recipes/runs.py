@@ -273,6 +273,8 @@ def _train_prefixes(run: PrefixRun, store: Store, split: Split, out: Path) -> Fi
     _check_lengths(run)
     torch.manual_seed(run.train.seed)
     model = build_model(run.kind, asdict(run.model), sizes_of(store))
+    if run.model.categories:
+        model.items.item_category.copy_(torch.from_numpy(store.item_category.astype(np.int64)))
     objective = PrefixSoftmaxObjective(run.objective, torch.from_numpy(split.item_counts(store)))
     batches = PrefixBatches(store, split, run.data, run.train.seed)
     validate = partial(_validated, model, store, split, run.model.max_len)

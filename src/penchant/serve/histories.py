@@ -56,7 +56,11 @@ class Histories:
         """
         items, times = self.bundle.history(self.bundle.user_of(user_id))
         logged = [(self.bundle.item_of(item), ts_ms) for item, ts_ms in self.log.last(user_id, self.max_len)]
-        exported = set(zip(items.tolist(), times.tolist(), strict=True))
+        if not logged:
+            return items[-self.max_len :], times[-self.max_len :]
+        # Of the bundle's, oldest first, only what is no older than the log's can be the same action.
+        recent = slice(int(np.searchsorted(times, min(ts_ms for _, ts_ms in logged))), None)
+        exported = set(zip(items[recent].tolist(), times[recent].tolist(), strict=True))
         logged = [(item, ts_ms) for item, ts_ms in logged if item and (item, ts_ms) not in exported]
         items = np.concatenate([items, np.array([i for i, _ in logged], dtype=items.dtype)])
         times = np.concatenate([times, np.array([t for _, t in logged], dtype=times.dtype)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,33 @@ def routed_by_loop(x: np.ndarray, maps: np.ndarray, logits: np.ndarray, rounds: 
 
 def arrays(model: Any) -> dict[str, np.ndarray]:
     return {name: value.double().numpy() for name, value in model.state_dict().items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("cls", "config"), MODELS)
+def test_items_may_have_a_part_that_is_their_categorys(cls: Any, config: Any) -> None:
+    """A model with categories is the one without whose item vectors are sums; padding stays zero."""
+    plain, with_categories = (
+        made(cls, config),
+        cls(replace(config, categories=True), Sizes(num_items=9, num_categories=3)),
+    )
+    of = torch.tensor([0, 1, 2, 3, 1, 2, 3, 1, 0, 2])
+    with_categories.items.item_category.copy_(of)
+    own, shared = with_categories.items.own.weight, with_categories.items.of_category.weight
+    plain.items.weight.copy_(torch.stack([own[i] + shared[c] for i, c in enumerate(of)]))
+    rest = {name: value for name, value in plain.state_dict().items() if not name.startswith("items.")}
+    with_categories.load_state_dict(rest, strict=False)
+    requests = requests_of(HISTORY, [8])
+    torch.testing.assert_close(with_categories.eval().item_vectors(), plain.item_vectors())
+    vectors = "user_vectors" if cls is YouTubeDNN else "score_items"
+    torch.testing.assert_close(getattr(with_categories, vectors)(requests), getattr(plain, vectors)(requests))
+    assert not with_categories.embed_items(torch.tensor([0])).any()
+
+
+@pytest.mark.parametrize(("cls", "config"), MODELS)
+def test_categories_that_are_not_there_are_refused(cls: Any, config: Any) -> None:
+    with pytest.raises(ConfigError, match="no item has one"):
+        cls(replace(config, categories=True), SIZES)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.funnel.interests import merge_interests
 from penchant.funnel.retrieve import CategoryRetriever, retriever
+from penchant.index.category import CategoryIndex
 from penchant.models import Sizes
 from penchant.papers.ulim.model import DEPTH, ULIM, ULIMConfig
 from penchant.papers.ulim.objective import read
@@ -189,6 +190,26 @@ def test_a_channel_past_its_deadline_answers_from_the_likeliest_category() -> No
     late = channel.retrieve(requests, 6)
     assert torch.equal(late.items, retriever("ulim", made(num_searched=1)).retrieve(requests, 6).items)
     assert not torch.equal(late.items, in_time.items)
+
+
+@torch.no_grad()
+def test_as_a_channel_vectors_that_are_no_numbers_find_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """One broken category leaves the others and the short-term vector; all broken, an empty list for others to fill."""
+    model, requests = made(), histories([9, 14])
+    named = int(model.searches(requests).categories[0, 1])
+    model.category_query.weight[named] = torch.nan
+    found = retriever("ulim", model).retrieve(requests, NUM_ITEMS)
+    assert (found.items[0] > 0).any()
+    assert "have NaN or infinity" in caplog.text
+    model.log_scales.fill_(torch.nan)
+    assert not retriever("ulim", model).retrieve(requests, 6).items.any()
+
+
+def test_an_index_of_another_catalogue_is_refused() -> None:
+    model = made()
+    index = CategoryIndex(torch.ones(NUM_ITEMS + 2, model.config.width), torch.ones(NUM_ITEMS + 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="'ulim': model of"):
+        CategoryRetriever("ulim", model, index)
 
 
 @torch.no_grad()

@@ -15,7 +15,14 @@ from penchant.recipes.funnel.tables import DATA, FunnelRow, rows
 from penchant.recipes.reproduce import Missing, missing, run_row
 from penchant.recipes.rows import ResultTable
 from penchant.recipes.tables import tables
+from penchant.recipes.ulim.run import ulim
 from tests.factories import make_store
+
+
+def test_histories_are_as_long_as_the_channel_that_reads_most() -> None:
+    both = {"ulim": ulim(), "popularity": popularity()}
+    assert funnel_of(both).settings.max_history == ulim().model.max_len == 2000
+    assert funnel_of({"sasrec": sasrec(), "popularity": popularity()}).settings.max_history == 200
 
 
 def test_each_part_is_taken_away_and_nothing_else() -> None:

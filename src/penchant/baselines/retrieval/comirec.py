@@ -33,6 +33,8 @@ class ComiRecSAConfig:
     dropout: float = 0.2
     max_len: int = 50
     """Actions read, the latest ones."""
+    categories: bool = False
+    """Items' vectors also have a part that all items of a category share."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "width", "interests", "inner", "max_len")
@@ -48,7 +50,7 @@ class ComiRecSA(MultiInterest):
     Config: ClassVar[type] = ComiRecSAConfig
 
     def __init__(self, config: ComiRecSAConfig, sizes: Sizes) -> None:
-        super().__init__(config.width, config.max_len, config.dropout, sizes)
+        super().__init__(config.width, config.max_len, config.dropout, sizes, categories=config.categories)
         self.config = config
         self.ages = nn.Embedding(config.max_len, config.width)
         nn.init.normal_(self.ages.weight, std=config.width**-0.5)
@@ -84,6 +86,8 @@ class ComiRecDRConfig:
     dropout: float = 0.2
     max_len: int = 50
     """Actions read, the latest ones."""
+    categories: bool = False
+    """Items' vectors also have a part that all items of a category share."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "width", "interests", "iterations", "max_len")
@@ -101,7 +105,7 @@ class ComiRecDR(MultiInterest):
     Config: ClassVar[type] = ComiRecDRConfig
 
     def __init__(self, config: ComiRecDRConfig, sizes: Sizes) -> None:
-        super().__init__(config.width, config.max_len, config.dropout, sizes)
+        super().__init__(config.width, config.max_len, config.dropout, sizes, categories=config.categories)
         self.config = config
         self.maps = nn.Parameter(torch.randn(config.interests, config.width, config.width) * config.width**-0.5)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import Dropout, item_embedding
+from penchant.layers import CategorisedItems, Dropout, item_embedding
 from penchant.models import Sizes
 
 
@@ -34,10 +34,10 @@ class MultiInterest(nn.Module, ABC):
     ComiRec's f in its aggregation module (section 3.3); MIND serves the same way (section 3.1).
     """
 
-    def __init__(self, width: int, max_len: int, dropout: float, sizes: Sizes) -> None:
+    def __init__(self, width: int, max_len: int, dropout: float, sizes: Sizes, *, categories: bool = False) -> None:
         super().__init__()
         self.sizes, self.num_items, self.max_len = sizes, sizes.num_items, max_len
-        self.items = item_embedding(sizes.num_items, width)
+        self.items = items_of(sizes, width, categories)
         self.dropout = Dropout(dropout)
 
     @abstractmethod
@@ -59,6 +59,20 @@ class MultiInterest(nn.Module, ABC):
     def embed_items(self, items: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """Vectors of some items, as the softmax needs them."""
         return self.items(items)
+
+
+def items_of(sizes: Sizes, width: int, categories: bool) -> nn.Embedding | CategorisedItems:
+    """Vectors of item ids alone, or of their categories too.
+
+    Raises:
+        ConfigError: categories are to be read, and there are none.
+    """
+    if not categories:
+        return item_embedding(sizes.num_items, width)
+    if not sizes.num_categories:
+        what = "categories are to be read, and no item has one"
+        raise ConfigError(what, fix="Prepare the Store with categories, or leave them out: --model.no-categories.")
+    return CategorisedItems(sizes.num_items, sizes.num_categories, width)
 
 
 def best_products(

@@ -6,8 +6,9 @@ logits of N(0, 1), the variance that the paper finds best: training draws them a
 serving reads one draw that is kept with the model, a number for each (place in the history, interest), so that the same
 history gives the same answer.
 
-Deviates: item ids alone, no profile of the user; capsules are lengthened by sqrt(D) before the layers that follow,
-whose last is linear, as item vectors have both signs; the weights of the last round are constants to the gradient.
+Deviates: item ids (and categories, as asked), no profile of the user; capsules are lengthened by sqrt(D) before the
+layers that follow, whose last is linear, as item vectors have both signs; the weights of the last round are constants
+to the gradient.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class MINDConfig:
     dropout: float = 0.2
     max_len: int = 50
     """Actions read, the latest ones."""
+    categories: bool = False
+    """Items' vectors also have a part that all items of a category share."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "width", "interests", "iterations", "inner", "max_len")
@@ -56,7 +59,7 @@ class MIND(MultiInterest):
     fewest: Tensor
 
     def __init__(self, config: MINDConfig, sizes: Sizes) -> None:
-        super().__init__(config.width, config.max_len, config.dropout, sizes)
+        super().__init__(config.width, config.max_len, config.dropout, sizes, categories=config.categories)
         self.config = config
         self.bilinear = nn.Parameter(torch.randn(config.width, config.width) * config.width**-0.5)
         self.head = nn.Sequential(

@@ -15,10 +15,10 @@ from typing import ClassVar
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from penchant.baselines.retrieval.interests import check_sizes
+from penchant.baselines.retrieval.interests import check_sizes, items_of
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import Dropout, item_embedding
+from penchant.layers import Dropout
 from penchant.models import Sizes
 
 
@@ -33,6 +33,8 @@ class YouTubeDNNConfig:
     dropout: float = 0.2
     max_len: int = 50
     """Actions read, the latest ones."""
+    categories: bool = False
+    """Items' vectors also have a part that all items of a category share."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "width", "max_len")
@@ -50,7 +52,7 @@ class YouTubeDNN(nn.Module):
         super().__init__()
         self.config, self.sizes = config, sizes
         self.num_items = sizes.num_items
-        self.items = item_embedding(sizes.num_items, config.width)
+        self.items = items_of(sizes, config.width, config.categories)
         self.dropout = Dropout(config.dropout)
         layers: list[nn.Module] = []
         widths = (config.width, *config.tower)

@@ -75,8 +75,8 @@ class ULIM(nn.Module):
     """v^(s) = head(MHSA(recent actions), pooled); v^(l)_c = head(attention over the earlier actions of category c).
 
     e_i = x_i + MLP(x_i), x_i = item + category, of length 1; user vectors have length 1 / temperature. An empty
-    subsequence reads as a learned null token and the query itself (U9). Which categories: `pgin`, which is trained
-    apart and shares nothing with the rest but its code (U20).
+    subsequence reads as a null token, zero unless the objective teaches it, and the query itself (U9). Which
+    categories: `pgin`, which is trained apart and shares nothing with the rest but its code (U20).
 
     Deviates: the query also has the activated category's embedding (U4), keys a bucket of the time since (U6), and
     heads are residual MLPs (U5), as the paper leaves them open; scores are cosines with learned temperatures.

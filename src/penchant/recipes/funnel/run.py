@@ -130,9 +130,15 @@ def funnel() -> FunnelRun:
 
 
 def funnel_of(channels: Mapping[str, Run], k: int = 200) -> FunnelRun:
-    """A funnel of these channels, each retrieving k items, with the default sizes."""
+    """A funnel of these channels, each retrieving k items, with the default sizes; histories are as long as the channel
+    that reads the most of them reads."""
+    models = [getattr(run, "model", None) for run in channels.values()]
+    longest = max((getattr(model, "max_len", 0) for model in models), default=0)
     settings = FunnelSettings(
-        channels=tuple(ChannelSettings(name=name, k=k) for name in channels), merge="rrf", exclude_seen=True
+        channels=tuple(ChannelSettings(name=name, k=k) for name in channels),
+        merge="rrf",
+        exclude_seen=True,
+        max_history=max(longest, FunnelSettings.max_history),
     )
     return FunnelRun(channels=tuple(Channel(name=name, run=run) for name, run in channels.items()), settings=settings)
 

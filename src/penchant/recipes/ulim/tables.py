@@ -66,15 +66,20 @@ def chosen_run(data: str) -> UlimRun:
 
 
 def others(data: str) -> dict[str, Run]:
-    """SASRec over short histories; YouTube DNN, MIND and ComiRec with histories of 50, and of a thousand."""
+    """SASRec over short histories; YouTube DNN, MIND and ComiRec with histories of 50, and as long as ULIM's.
+
+    All but SASRec read what ULIM reads of an item, its id and category, in vectors as wide as its own.
+    """
     sasrec = replace(controls.sasrec(), data=SequenceDataConfig(batch_targets=1600))
+    width, max_len = ulim().model.width, ulim().model.max_len
     prefixes = {
         "youtube-dnn": controls.youtube_dnn(),
         "mind": controls.mind(),
         "comirec-sa": controls.comirec_sa(),
         "comirec-dr": controls.comirec_dr(),
     }
-    prefixes |= {f"{name}-long": controls.long(run) for name, run in prefixes.items()}
+    prefixes = {name: replace(r, model=replace(r.model, width=width, categories=True)) for name, r in prefixes.items()}
+    prefixes |= {f"{name}-long": controls.long(run, max_len) for name, run in prefixes.items()}
     runs: dict[str, SequenceRun | PrefixRun] = {"sasrec": sasrec, **prefixes}
     known = EPOCHS[data]
     return {name: replace(run, train=_for(run.train, known[name])) for name, run in runs.items() if name in known}
@@ -145,9 +150,9 @@ def _for(train: TrainConfig, epochs: float) -> TrainConfig:
 
 
 def _table(name: str, data: str, runs: Mapping[str, Any], seeds: int = 1, choose: bool = False) -> ResultTable:
+    known = {"data": data, "split": SPLIT, "minutes": MINUTES, "trials": len(RATES)}
     rows = tuple(
-        Row(name=row, run=run, tries=at_rates(run, RATES) if choose else (), data=data, split=SPLIT, minutes=MINUTES)
-        for row, run in runs.items()
+        Row(name=row, run=run, tries=at_rates(run, RATES) if choose else (), **known) for row, run in runs.items()
     )
     label = name if data == BAZAAR else f"{name}-ml1m"
     return ResultTable(paper="ulim", name=label, rows=rows, seeds=seeds, targets=TARGETS, ks=KS[data])
