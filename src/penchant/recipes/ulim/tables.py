@@ -31,15 +31,15 @@ CHOSEN_RATE = 0.016
 """Of ULIM on Bazaar."""
 EPOCHS = {
     BAZAAR: {
-        "sasrec": 0.1,
-        "youtube-dnn": 0.2,
-        "mind": 0.13,
-        "comirec-sa": 0.07,
-        "comirec-dr": 0.15,
-        "youtube-dnn-long": 0.1,
-        "mind-long": 0.032,
-        "comirec-sa-long": 0.0085,
-        "comirec-dr-long": 0.032,
+        "sasrec": 0.24,
+        "youtube-dnn": 0.36,
+        "mind": 0.2,
+        "comirec-sa": 0.09,
+        "comirec-dr": 0.22,
+        "youtube-dnn-long": 0.12,
+        "mind-long": 0.043,
+        "comirec-sa-long": 0.007,
+        "comirec-dr-long": 0.04,
         "ulim": 0.045,
         "categories": 0.014,
     },
@@ -68,7 +68,8 @@ def chosen_run(data: str) -> UlimRun:
 def others(data: str) -> dict[str, Run]:
     """SASRec over short histories; YouTube DNN, MIND and ComiRec with histories of 50, and as long as ULIM's.
 
-    All but SASRec read what ULIM reads of an item, its id and category, in vectors as wide as its own.
+    All but SASRec read what ULIM reads of an item, its id and category, in vectors as wide as its own; all learn beside
+    about as many negatives.
     """
     sasrec = replace(controls.sasrec(), data=SequenceDataConfig(batch_targets=1600))
     width, max_len = ulim().model.width, ulim().model.max_len
@@ -81,8 +82,12 @@ def others(data: str) -> dict[str, Run]:
     prefixes = {name: replace(r, model=replace(r.model, width=width, categories=True)) for name, r in prefixes.items()}
     prefixes |= {f"{name}-long": controls.long(run, max_len) for name, run in prefixes.items()}
     runs: dict[str, SequenceRun | PrefixRun] = {"sasrec": sasrec, **prefixes}
-    known = EPOCHS[data]
-    return {name: replace(run, train=_for(run.train, known[name])) for name, run in runs.items() if name in known}
+    known, negatives = EPOCHS[data], ulim().data.negatives + ulim().objective.corpus_negatives
+    return {
+        name: replace(run, objective=replace(run.objective, num_sampled=negatives), train=_for(run.train, known[name]))
+        for name, run in runs.items()
+        if name in known
+    }
 
 
 def table1(data: str) -> ResultTable:
