@@ -4,7 +4,7 @@ Each request is one user's: the history read from the Store, categories predicte
 merge. Hit rates are those of Figure 3's result files, so that the time stands beside what it buys.
 
     penchant reproduce ulim-figure3
-    python -m benchmarks.serving.searched_categories runs/ulim/figure3/k-10.bazaar-large.temporal-successive.s0
+    python -m benchmarks.serving.searched_categories runs/ulim/figure3/k-20.bazaar-large.temporal-successive.s0
 """
 
 from __future__ import annotations
