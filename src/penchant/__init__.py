@@ -9,7 +9,7 @@ Tables in (pandas, polars, Arrow), tables out (Arrow). Nothing heavy is imported
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,14 +78,24 @@ def train(
     return load_run(Path(out), store.path)
 
 
-def train_funnel(store: Store, *, out: str | Path, epochs: float | None = None) -> TrainedFunnel:
-    """Train and judge the default funnel; its report is `out`/report.html.
+def train_funnel(
+    store: Store, *, out: str | Path, channels: Sequence[str] = (), epochs: float | None = None
+) -> TrainedFunnel:
+    """Train and judge a funnel; its report is `out`/report.html.
 
     Args:
+        channels: retrieval recipes (`penchant train` lists them) that find candidates, beside popularity; sasrec and
+            item_knn where none is named.
         epochs: of every stage that learns, at most; None trains each as long as its recipe says.
+
+    Raises:
+        ConfigError: there is no such recipe, it ranks, or one is named twice.
+        RunError: `out` holds another run.
     """
     from penchant.data.split import load_split
-    from penchant.recipes.funnel import run as recipe
+    from penchant.recipes.funnel.run import run_funnel, shortened
+    from penchant.recipes.named import funnel_by
 
-    run = recipe.funnel() if epochs is None else recipe.shortened(recipe.funnel(), epochs)
-    return recipe.run_funnel(run, store, load_split(store, "funnel"), Path(out))
+    run = funnel_by(channels)
+    run = run if epochs is None else shortened(run, epochs)
+    return run_funnel(run, store, load_split(store, "funnel"), Path(out))

@@ -240,6 +240,24 @@ def test_funnel_without_times_or_a_rank_window_is_refused(tmp_path: Path, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_a_funnels_channels_are_named_by_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_store(tmp_path / "store", num_users=80)
+    sizes = ("--settings.merged-size", 40, "--settings.preranked-size", 20, "--fuse", "t2diff")
+    short = [f"--{of}.epochs" for of in ("prerank-train", "rank-train")]
+    short += [f"--channels.{of}.epochs" for of in ("0.run.train", "0.run.category-train", "1.run.train")]
+    times = [word for name in short for word in (name, 1)]
+    by = ("--find-by", "ulim", "t2diff")
+    assert run("funnel", tmp_path / "store", "--out", tmp_path / "run", *by, *sizes, *times) == 0
+    trained = {c.name for c in (tmp_path / "run" / "channels").iterdir() if c.is_dir()}
+    assert trained == {"ulim", "t2diff", "popularity"}
+    written = json.loads((tmp_path / "run" / "funnel.json").read_text())
+    assert written["max_history"] == 2000  # as far back as ULIM reads
+    capsys.readouterr()
+    for names, said in (("nobody", "no recipe 'nobody'"), ("din", "din ranks and finds nothing")):
+        assert run("funnel", tmp_path / "store", "--out", tmp_path / "other", "--find-by", names) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_funnel_to_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_store(tmp_path / "store", num_users=80)
     sizes = ("--settings.merged-size", 40, "--settings.preranked-size", 20)

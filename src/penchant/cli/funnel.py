@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import Flat, cold_users, open_split, parse
+from penchant.cli.arguments import cold_users, open_split, parse, parse_with_run
 from penchant.data.prepare import prepare
 from penchant.data.sources import movielens
 from penchant.data.split import Split
@@ -19,6 +20,7 @@ from penchant.encoders.encode import encode_store
 from penchant.errors import ConfigError
 from penchant.evaluation.funnel.report import render_terminal
 from penchant.recipes.funnel import run as recipe
+from penchant.recipes.named import funnel_by
 from penchant.serve.app import serve
 from penchant.serve.export import export
 
@@ -32,6 +34,7 @@ class TrainFunnel:
 
     $ penchant funnel stores/ml-100k --out runs/funnel
     $ penchant funnel stores/shop --out runs/shop --settings.merged-size 500 --rank-train.epochs 3
+    $ penchant funnel stores/shop --out runs/papers --find-by karma_decoded ulim t2diff --fuse karma_decoded
 
     A run that was cut goes on where it stopped when the same command is given again.
     """
@@ -45,19 +48,31 @@ class TrainFunnel:
     (train, rank, valid, test)."""
     targets: int = 0
     """Judge a random subsample of so many clicks of the test window; 0 = all."""
-    run: Flat[recipe.FunnelRun] = field(default_factory=recipe.funnel)
+    find_by: tuple[str, ...] = ()
+    """Recipes (`penchant train` lists them) whose models are the channels, beside popularity; sasrec and item_knn where
+    none is named."""
 
 
 def funnel(args: Sequence[str]) -> None:
     """Train, judge and report a funnel."""
-    chosen = parse("funnel", TrainFunnel, args)
+    chosen, run = parse_with_run("funnel", TrainFunnel, funnel_by(_named(args)), args)
     console = Console(highlight=False)
     if chosen.targets < 0:
         raise ConfigError(f"--targets is {chosen.targets}", fix="Give 1 or more, or 0 to judge all.")
     store = Store(chosen.store)
-    _funnel(chosen.run, store, _split(store, chosen.split), chosen.out, chosen.targets, console)
+    _funnel(run, store, _split(store, chosen.split), chosen.out, chosen.targets, console)
     said = f"Report: {chosen.out / 'report.html'}    Next: penchant export {chosen.out} --out BUNDLE"
     console.print(said, soft_wrap=True)  # a path is one word, however long
+
+
+def _named(args: Sequence[str]) -> list[str]:
+    """What follows --find-by: which channels there are decides which further arguments there are."""
+    for place, argument in enumerate(args):
+        name, _, value = argument.partition("=")
+        if name in ("--find-by", "--find_by"):
+            following = takewhile(lambda a: not a.startswith("-"), args[place + 1 :])
+            return [value] if value else list(following)
+    return []
 
 
 def _split(store: Store, name: str) -> Split:
