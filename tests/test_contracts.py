@@ -38,7 +38,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ulim": {"short_len": 2},  # so short that something is earlier
 }
 IMPERSONAL = {"popularity"}
-SILENT = {"item_knn", "mind", "comirec_sa", "comirec_dr"}
+SILENT = {"item_knn", "mind", "comirec_sa", "comirec_dr", "t2diff_union"}
 """Those whose every score is -inf where they can say nothing; the others have vectors, which are zero then."""
 # What learns by more than the next item at every position; the others by SoftmaxConfig.
 OBJECTIVES = {
