@@ -48,29 +48,38 @@ def test_rows_run_once_and_results_carry_their_provenance(tmp_path: Path) -> Non
         assert "HR@10 unseen" in result.metrics
 
 
-def test_a_row_that_another_table_of_the_paper_has_is_taken_from_there(
+def test_a_row_that_another_table_has_is_taken_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_store(tmp_path / "stores" / "made-up")
     folders = tmp_path / "stores", tmp_path / "runs", tmp_path / "results"
     known = {
         "small": TABLE,
-        "again": replace(TABLE, name="again", rows=(replace(ROWS[1], name="chain", trials=5), ROWS[0])),
+        "again": replace(
+            TABLE, paper="t2diff", name="again", rows=(replace(ROWS[1], name="chain", trials=5), ROWS[0])
+        ),
+        "choosing": replace(TABLE, name="choosing", window="valid"),
     }
     monkeypatch.setattr(reproduce, "tables", lambda: known)
     first = run_row(Missing(TABLE, ROWS[1], 0), *folders)
     chain = run_row(Missing(known["again"], known["again"].rows[0], 0), *folders)
-    assert (chain.metrics, chain.cpu_seconds, chain.row, chain.table) == (
-        first.metrics,
-        first.cpu_seconds,
-        "chain",
-        "again",
-    )
+    assert (chain.metrics, chain.cpu_seconds) == (first.metrics, first.cpu_seconds)
+    assert (chain.paper, chain.table, chain.row) == ("t2diff", "again", "chain")
     assert (first.trials, chain.trials) == (1, 5)  # what a table tried is its own
-    assert not (tmp_path / "runs" / "controls" / "again").exists()
+    assert not (tmp_path / "runs" / "t2diff" / "again").exists()
     assert chain.path(folders[2]).with_suffix(".parquet").is_file()
     run_row(Missing(known["again"], ROWS[0], 0), *folders)  # of another configuration: run
-    assert (tmp_path / "runs" / "controls" / "again" / "popularity.made-up.loo.s0").is_dir()
+    assert (tmp_path / "runs" / "t2diff" / "again" / "popularity.made-up.loo.s0").is_dir()
+    chosen_by = run_row(Missing(known["choosing"], ROWS[1], 0), *folders)
+    assert (chosen_by.window, first.window) == ("valid", "test")
+    assert chosen_by.metrics != first.metrics, "judged on another window, so not taken from there"
+
+
+def test_seeds_that_chose_are_not_tested_with(tmp_path: Path) -> None:
+    row = Row(name="two-tower", run=controls.two_tower(), data="made-up", split="loo", minutes=1.0)
+    tested = ResultTable(paper="controls", name="small", rows=(row, *ROWS), seeds=2, first_seed=1)
+    left = [(m.row.name, m.seed) for m in missing([tested], tmp_path, (), (), None)]
+    assert left == [("two-tower", 1), ("two-tower", 2), ("popularity", 1), ("markov", 1)]
 
 
 def test_a_row_that_another_process_is_at_is_refused(tmp_path: Path) -> None:

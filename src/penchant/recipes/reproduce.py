@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -50,8 +51,8 @@ def missing(
         for row in table.rows:
             if (rows and row.name not in rows) or (data and row.data not in data):
                 continue
-            for seed in range(table.seeds if seeds is None else seeds):
-                if isinstance(row.run, CountRun) and seed:
+            for seed in range(table.first_seed, table.first_seed + (table.seeds if seeds is None else seeds)):
+                if isinstance(row.run, CountRun) and seed > table.first_seed:
                     continue  # counts know no seed
                 if not result_path(results, table.paper, table.name, row.name, row.data, row.split, seed).is_file():
                     yield Missing(table, row, seed)
@@ -96,9 +97,9 @@ def _minutes(item: Missing, results: Path) -> float:
 
 
 def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
-    """Train (or go on training) one row, judge it on the test window, write its result file.
+    """Train (or go on training) one row, judge it on the table's window, write its result file.
 
-    A row that another table of the paper has too, under whatever name, is taken from there.
+    A row that another table has too, under whatever name, is taken from there.
 
     Raises:
         StoreError: its Store is not in `stores`; the message says how to make it.
@@ -120,7 +121,7 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     if found := _elsewhere(item, run, store, split, results):
         # What was tried for it is this table's own.
         trials, notes = len(row.tries) or row.trials, (*found.notes, *tried)
-        result = replace(found, table=table.name, row=row.name, trials=trials, notes=notes)
+        result = replace(found, paper=table.paper, table=table.name, row=row.name, trials=trials, notes=notes)
         write_result(results, result, read_per_user(results, found))
         return result
     out = folder.with_name(f"{folder.name}.s{item.seed}")
@@ -129,7 +130,13 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
         loaded = load_run(out, path)
         filter_seen = not table.name.startswith("ranking")
         verdict = judge_run(
-            loaded, out, filter_seen=filter_seen, targets=table.targets, meaning=table.meaning, ks=table.ks
+            loaded,
+            out,
+            table.window,
+            filter_seen=filter_seen,
+            targets=table.targets,
+            meaning=table.meaning,
+            ks=table.ks,
         )
         result = Result(
             paper=table.paper,
@@ -138,7 +145,7 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
             data=row.data,
             split=row.split,
             seed=item.seed,
-            window="test",
+            window=table.window,
             config=loaded.described["config"],
             data_fingerprint=store.fingerprint,
             split_fingerprint=split.fingerprint,
@@ -158,16 +165,17 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
 
 
 def _elsewhere(item: Missing, run: Run, store: Store, split: Split, results: Path) -> Result | None:
-    """The same run, judged the same way, in another table of the paper: it is not run twice."""
-    mine = item.table
-    alike = {
-        t.name for t in choose(mine.paper) if (t.targets, t.meaning, t.ks) == (mine.targets, mine.meaning, mine.ks)
-    }
+    """The same run, judged the same way, in another table: it is not run twice."""
+
+    def judged(table: ResultTable) -> tuple[Any, ...]:
+        return table.window, table.targets, table.meaning, table.ks
+
+    alike = [t for t in tables().values() if judged(t) == judged(item.table)]
     config = json.loads(json.dumps(asdict(run)))
     prints = (store.fingerprint, split.fingerprint, item.seed)
-    for result in find_results(results, mine.paper):
+    for result in (r for t in alike for r in find_results(results, t.paper, t.name)):
         same = (result.data_fingerprint, result.split_fingerprint, result.seed) == prints
-        if same and result.table in alike and result.config == config:
+        if same and result.config == config:
             return result
     return None
 

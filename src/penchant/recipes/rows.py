@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from penchant.recipes.funnel.tables import FunnelRow
 from penchant.recipes.karma.generated import GeneratedRun
@@ -47,6 +47,10 @@ class ResultTable:
     name: str
     rows: tuple[Row | FunnelRow, ...]
     seeds: int
+    first_seed: int = 0
+    """Seeds that chose what is tested here are not among those it is tested with."""
+    window: Literal["test", "valid"] = "test"
+    """What is judged; valid: rows to choose from."""
     targets: int | None = None
     """Targets judged, drawn at random; all if None."""
     meaning: bool = False

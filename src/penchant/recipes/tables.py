@@ -11,7 +11,8 @@ from penchant.recipes.t2diff import tables as t2diff
 from penchant.recipes.ulim import tables as ulim
 
 PREPARE = {
-    "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --out {store}",
+    "ml-1m-all": "penchant prepare movielens --path ml-1m --view all --abstracts abstracts.json --out {store}, "
+    "then penchant encode {store}",
     "beauty": "penchant prepare sequences --path beauty/sequences.txt --gaps beauty/time_gaps.txt "
     "--ids beauty/datamaps.json --items beauty/categories_by_asin.json --brand-first --category-queries --out {store}",
     "ml-1m-liked": "penchant prepare movielens --path ml-1m --view liked --posters posters.zip "

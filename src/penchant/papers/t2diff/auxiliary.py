@@ -54,7 +54,8 @@ class CausalT2DiffObjective:
             self._follow(model, batch)
         h = model.states(batch.history)
         if model.diffusion is None:
-            return self.softmax.terms(model, h[mask], batch.targets[mask])
+            users = model.answered(h, torch.zeros_like(model.latents(batch.history)))
+            return self.softmax.terms(model, users[mask], batch.targets[mask])
         here, following = model.latents(batch.history), model.latents(batch.targets)
         z_0 = following - here if model.config.drift else following
         r = torch.randint(1, model.config.steps + 1, (len(z_0),), device=z_0.device)

@@ -38,9 +38,9 @@ WITHHELD = 0.1
 class CausalT2DiffConfig(SASRecConfig, NoiseConfig):
     """SASRec's sizes, the noise, and how the guess comes about."""
 
-    guess: Literal["none", "onestep", "ddim", "chain"] = "onestep"
-    """none: SASRec, for the same items; onestep: one estimate from pure noise; ddim: a few deterministic steps; chain:
-    Algorithm 2."""
+    guess: Literal["none", "zero", "onestep", "ddim", "chain"] = "onestep"
+    """none: SASRec, for the same items; zero: the same and the network that reads a guess, which is zero; onestep: one
+    estimate from pure noise; ddim: a few deterministic steps; chain: Algorithm 2."""
     ddim_steps: int = 5
     samples: int = 1
     """Guesses averaged; with `union`, interests."""
@@ -105,8 +105,9 @@ class CausalT2Diff(SASRec):
         # What latents are divided by: about their size at first, then followed. Content is given with size one.
         self.register_buffer("scale", torch.tensor(1.0 if config.latent == "content" else config.width**-0.5))
         self.diffusion = self.answer = None
-        if config.guess != "none":
+        if config.guess not in ("none", "zero"):
             self.diffusion = Diffusion(config, PositionNetwork(config))
+        if config.guess != "none":
             self.answer = MLP(width + config.latent_width, 2 * width, width, dropout=config.dropout)
             nn.init.zeros_(self.answer[-1].get_parameter("weight"))
             nn.init.zeros_(self.answer[-1].get_parameter("bias"))

@@ -52,7 +52,8 @@ class T2DiffObjective:
     """L_TOWER + lambda L_KL (Eq. 25), as named terms.
 
     Deviates: squared norms are means over the D columns, so that lambda does not depend on D; x^ is by default made
-    from noise as when serving, where Algorithm 1 makes it from the target.
+    from noise as when serving, where Algorithm 1 makes it from the target. Gradients are clipped together, so that a
+    large lambda shortens the towers' steps too, whatever is detached.
 
     Args:
         counts: [I] how often each item occurs in the train window: what a sampled softmax is drawn by.

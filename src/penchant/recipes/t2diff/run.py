@@ -56,7 +56,8 @@ def t2diff_algorithm_1() -> T2DiffRun:
 
 
 def t2diff_literal() -> T2DiffRun:
-    """As printed in all: that, Eq. 15 without r, Eq. 17's noise, Eq. 20's share of a sum, vectors as they are."""
+    """That as printed: Eq. 15 without r, Eq. 17's noise, Eq. 20's share of a sum, vectors as they are. L_KL is that of
+    Algorithm 1, line 9; of Eq. 23 with --objective.kl-weight mu."""
     run = t2diff_algorithm_1()
     model = replace(
         run.model, step_embedding=False, reverse_noise="literal", attention="literal_ratio", latent_scale=False
