@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -203,3 +205,43 @@ class OpenBlock(_Block):
 def _real(lengths: Int[Tensor, " B"], width: int) -> Bool[Tensor, "B S"]:
     """What may be attended to: a row's real positions, the first one where there are none."""
     return torch.arange(width, device=lengths.device) < lengths.clamp(min=1)[:, None]
+
+
+Draw = Callable[[int], Tensor]
+"""Standard normal noise [B, S, D] under a number, the same whenever that number is asked for."""
+
+
+def noise_of_users(users: Int[Tensor, " B"], length: int, width: int, seed: int) -> Draw:
+    """Normal noise that depends on the user, the seed, the number of the draw, the place from the end and the column
+    alone: a model that serves samples gives the same request the same answer.
+
+    A generator by counters, as one with a state would give a user other noise in other company or with other padding.
+    Bits by SplitMix64 (Steele et al. 2014), normals by Box and Muller.
+
+    Returns: draws of [B, length, width].
+    """
+    place = torch.arange(length - 1, -1, -1, device=users.device)[:, None] * width
+    cell = place + torch.arange(width, device=users.device)
+
+    def draw(number: int) -> Tensor:
+        stream = _mixed(_mixed(users + seed * 0x9E37_79B9) + number)
+        bits = _mixed(stream[:, None, None] + cell)
+        # 24 bits each; the first is never 0, whose logarithm there is none of.
+        one = ((bits >> 40 & 0xFF_FFFF) + 1).float() / 2**24
+        two = (bits >> 16 & 0xFF_FFFF).float() / 2**24
+        return (-2 * one.log()).sqrt() * (2 * math.pi * two).cos()
+
+    return draw
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's next number after x, of int64 taken as 64 bits."""
+    x = x - 0x61C8_8646_80B5_83EB
+    x = (x ^ _shifted(x, 30)) * -0x40A7_B892_E31B_1A47
+    x = (x ^ _shifted(x, 27)) * -0x6B2F_B644_ECCE_EE15
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """Right, with zeros coming in."""
+    return x >> by & (1 << 64 - by) - 1

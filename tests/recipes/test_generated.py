@@ -62,7 +62,13 @@ def test_heads_share_a_karma_and_samples_share_a_head(
     assert (models["flow"].config.samples, models["flow-4"].config.samples) == (1, 4)
     with torch.no_grad():
         one, four = (models[name].user_vectors(requests_of([3, 4])) for name in ("flow", "flow-4"))
+        mine, another = (
+            models["flow"].user_vectors(replace(requests_of([3, 4]), users=torch.tensor([u]))) for u in (1, 2)
+        )
+        again = models["flow"].user_vectors(replace(requests_of([3, 4]), users=torch.tensor([1])))
     assert not torch.equal(one, four)
+    assert torch.equal(mine, again), "a user's noise is theirs"
+    assert not torch.equal(mine, another)
     assert (tmp_path / "flow" / "metrics.jsonl").is_file()
 
 

@@ -48,16 +48,12 @@ def test_rows_run_once_and_results_carry_their_provenance(tmp_path: Path) -> Non
         assert "HR@10 unseen" in result.metrics
 
 
-def test_a_row_that_another_table_has_is_taken_from_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_another_table_has_is_taken_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_store(tmp_path / "stores" / "made-up")
     folders = tmp_path / "stores", tmp_path / "runs", tmp_path / "results"
     known = {
         "small": TABLE,
-        "again": replace(
-            TABLE, paper="t2diff", name="again", rows=(replace(ROWS[1], name="chain", trials=5), ROWS[0])
-        ),
+        "again": replace(TABLE, paper="t2diff", name="again", rows=(replace(ROWS[1], name="chain", trials=5), ROWS[0])),
         "choosing": replace(TABLE, name="choosing", window="valid"),
     }
     monkeypatch.setattr(reproduce, "tables", lambda: known)

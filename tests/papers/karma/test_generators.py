@@ -257,13 +257,13 @@ def test_a_trained_head_tells_two_conditions_apart(kind: str) -> None:
         assert 0.12 < float(mine.std(0).mean()) < 0.45
 
 
-def test_a_shared_noise_makes_a_row_alone_what_it_is_in_company() -> None:
-    generator, (condition,) = awake(tiny("flow")), rows(4, 3)
-    together, alone = (
-        generator.sample(c, count=2, generator=torch.Generator().manual_seed(1), shared=True)
-        for c in (condition, condition[2:3])
-    )
-    torch.testing.assert_close(together[2:3], alone)
+def test_a_noise_of_its_own_makes_a_row_alone_what_it_is_in_company() -> None:
+    generator, (condition,), (noise,) = awake(tiny("flow")), rows(4, 3), rows(4, 5)
+    every = generator.sample(condition, count=2, noise=lambda: noise)
+    torch.testing.assert_close(generator.sample(condition[2:3], count=2, noise=lambda: noise[2:3]), every[2:3])
+    one = generator.sample(condition, noise=lambda: noise[2:3])
+    torch.testing.assert_close(one[2:3], every[2:3])
+    assert not torch.isclose(one[0], every[0]).any()
 
 
 def test_regression_says_the_mean_of_what_a_condition_may_mean() -> None:

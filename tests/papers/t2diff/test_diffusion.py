@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from penchant.errors import ConfigError
-from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, Kind, UNet, noise_levels, noise_of_users
+from penchant.layers import noise_of_users
+from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, Kind, UNet, noise_levels
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WIDTH = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import count
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from penchant.data.batch import SequenceBatch
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
+from penchant.layers import noise_of_users
 from penchant.models import Sizes
 from penchant.papers.karma.generators import Generator, GeneratorConfig
 from penchant.papers.karma.model import Karma, KarmaConfig
@@ -48,7 +50,7 @@ class GeneratedConfig(KarmaConfig):
 class GeneratedKarma(nn.Module):
     """e^ = G(h_t), score = e^ . e_i; e^ is the mean of so many samples (K22, K23).
 
-    Noise is one for all requests, so that an answer depends on its request alone.
+    Noise is the user's own, so that an answer depends on its request alone, and what is judged is no single draw.
 
     Deviates: the paper does not say what G learns with. Here KARMA is finished and stays as it is, G alone learns
     toward the vectors of next items: every row of the table has one h_t, and nothing can collapse.
@@ -91,8 +93,8 @@ class GeneratedKarma(nn.Module):
     def user_vectors(self, requests: Requests) -> Float[Tensor, "B V"]:
         """e^; zero without a history."""
         states, known = self.karma.last_states(requests)
-        noise = torch.Generator(states.device).manual_seed(self.config.noise_seed)
-        made = self.head.sample(states, count=self.config.samples, generator=noise, shared=True)
+        number, draw = count(), noise_of_users(requests.users, 1, self.config.width, self.config.noise_seed)
+        made = self.head.sample(states, count=self.config.samples, noise=lambda: draw(next(number))[:, 0])
         return (self.mean + self.deviation * made) * known[:, None]
 
 

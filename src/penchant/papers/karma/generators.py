@@ -251,21 +251,22 @@ class Generator(nn.Module):
         *,
         count: int = 1,
         generator: torch.Generator | None = None,
-        shared: bool = False,
+        noise: Callable[[], Float[Tensor, "#N V"]] | None = None,
     ) -> Float[Tensor, "N V"]:
         """The mean of `count` samples for each row, without gradients.
 
         Args:
             generator: what the noise comes from, on the condition's device; None = torch's own.
-            shared: one noise for all rows, so that a row's sample does not depend on its company.
+            noise: what it is in place of that, standard normal and new at every call; of all rows or of each.
         """
         if count < 1:
             raise ValueError(f"count is {count}, and a mean needs a sample")
 
         def draw() -> Tensor:
-            shape = 1 if shared else len(condition), self.target_width
-            noise = torch.randn(shape, generator=generator, device=condition.device, dtype=condition.dtype)
-            return noise.expand(len(condition), -1)
+            shape = len(condition), self.target_width
+            if noise is not None:
+                return noise().to(condition).expand(shape)
+            return torch.randn(shape, generator=generator, device=condition.device, dtype=condition.dtype)
 
         def ask(x: Tensor, clock: float) -> Tensor:
             return self.denoiser(x, x.new_full((len(x),), clock), condition)

@@ -138,8 +138,11 @@ class InterestReader(nn.Module):
         """
         if self.painter is None:
             raise ValueError("this reader tells no pictures")
-        noise = torch.Generator(h.device).manual_seed(seed)
-        return self.painter.sample(h, count=samples, generator=noise, shared=True)
+        draw = torch.Generator(h.device).manual_seed(seed)
+        width = self.painter.target_width
+        # One noise for all, so that what is told of one does not depend on its company.
+        one = lambda: torch.randn(1, width, generator=draw, device=h.device)  # noqa: E731
+        return self.painter.sample(h, count=samples, noise=one)
 
     def without_pictures(self) -> InterestReader:
         """The same, which tells words alone."""

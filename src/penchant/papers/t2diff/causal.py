@@ -24,9 +24,9 @@ from penchant.baselines.retrieval.interests import best_products
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import MLP
+from penchant.layers import MLP, Draw, noise_of_users
 from penchant.models import Sizes
-from penchant.papers.t2diff.diffusion import Diffusion, Draw, NoiseConfig, StepEmbedding, noise_of_users
+from penchant.papers.t2diff.diffusion import Diffusion, NoiseConfig, StepEmbedding
 
 CLOCK = 16
 """Sines of r."""

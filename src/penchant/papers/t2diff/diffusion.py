@@ -8,7 +8,7 @@ neighbours because of padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penchant.errors import ConfigError
+from penchant.layers import Draw
 
-Draw = Callable[[int], Tensor]
-"""Standard normal noise [B, S, D] under a number: 0 is z_T, others belong to the steps after it."""
 Kind = Literal["linear", "log", "exp"]
 
 
@@ -233,38 +232,3 @@ class StepEmbedding(nn.Sequential):
         rates = torch.exp(-math.log(1000.0) / self.width * torch.arange(self.width, device=input.device))
         angles = input[:, None] * rates
         return super().forward(torch.cat([angles.sin(), angles.cos()], dim=1))
-
-
-def noise_of_users(users: Int[Tensor, " B"], length: int, width: int, seed: int) -> Draw:
-    """Noise that depends on the user, the seed, the number of the draw, the place from the end and the column alone.
-
-    A generator by counters, as one with a state would give a user other noise in other company or with other padding.
-    Bits by SplitMix64 (Steele et al. 2014), normals by Box and Muller.
-
-    Returns: draws of [B, length, width].
-    """
-    place = torch.arange(length - 1, -1, -1, device=users.device)[:, None] * width
-    cell = place + torch.arange(width, device=users.device)
-
-    def draw(number: int) -> Tensor:
-        stream = _mixed(_mixed(users + seed * 0x9E37_79B9) + number)
-        bits = _mixed(stream[:, None, None] + cell)
-        # 24 bits each; the first is never 0, whose logarithm there is none of.
-        one = ((bits >> 40 & 0xFF_FFFF) + 1).float() / 2**24
-        two = (bits >> 16 & 0xFF_FFFF).float() / 2**24
-        return (-2 * one.log()).sqrt() * (2 * math.pi * two).cos()
-
-    return draw
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's next number after x, of int64 taken as 64 bits."""
-    x = x - 0x61C8_8646_80B5_83EB
-    x = (x ^ _shifted(x, 30)) * -0x40A7_B892_E31B_1A47
-    x = (x ^ _shifted(x, 27)) * -0x6B2F_B644_ECCE_EE15
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, by: int) -> Tensor:
-    """Right, with zeros coming in."""
-    return x >> by & (1 << 64 - by) - 1

@@ -23,7 +23,7 @@ from penchant.data.store import Store, write_json
 from penchant.evaluation.figures import draw_lines
 from penchant.evaluation.metrics import RANK_METRICS
 from penchant.evaluation.protocol import subsample
-from penchant.papers.t2diff.diffusion import noise_of_users
+from penchant.layers import noise_of_users
 from penchant.papers.t2diff.model import Past, T2Diff
 from penchant.papers.t2diff.objective import drift_distance, noised, unknown
 from penchant.papers.t2diff.samples import SampleBatch, samples_of

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import MLP, Dropout, item_embedding
+from penchant.layers import MLP, Draw, Dropout, item_embedding, noise_of_users
 from penchant.models import Sizes
-from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, Draw, UNet, noise_of_users
+from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, UNet
 
 LAGS = 40
 """Time lags are told apart by their order of magnitude: log2 of seconds."""
