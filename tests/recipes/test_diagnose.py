@@ -21,13 +21,15 @@ from penchant.evaluation.diagnostics.decoder import DecoderConfig
 from penchant.evaluation.diagnostics.page import render_page
 from penchant.evaluation.diagnostics.report import GROUPS, Diagnosis, DiagnosticsReport, render_terminal
 from penchant.evaluation.diagnostics.vectors import effective_rank, spectrum
+from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.papers.karma.model import KarmaConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
-from penchant.recipes.controls import popularity, sasrec
+from penchant.recipes.controls import comirec_sa, popularity, sasrec
 from penchant.recipes.diagnose import DiagnoseConfig, diagnose
 from penchant.recipes.karma.run import LEARNER, KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
 from penchant.recipes.runs import RUN, load_run, train_run
+from penchant.recipes.ulim.run import ulim
 from penchant.training.loop import TrainConfig
 from tests.factories import make_store
 from tests.tiny_models import save_language_model, save_text_model
@@ -98,6 +100,31 @@ def test_a_run_without_vectors_has_the_numbers_of_its_lists(report: DiagnosticsR
     assert {"skew", "coverage", "popular", "js", "js_others", "hr", "cold_targets"} <= set(lists.numbers)
     assert not {"rank", "user_rank", "purity", "told"} & set(lists.numbers)
     assert lists.notes[-1] == "popularity has no vectors: numbers of its lists alone."
+
+
+def test_a_model_of_several_vectors_is_diagnosed_by_the_lists_it_serves(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    split = load_split(store, "temporal-successive")
+    short = TrainConfig(epochs=0.2, tensorboard=False, device="cpu")
+    runs = {
+        "comirec": replace(comirec_sa(), train=short),
+        "ulim": replace(ulim(), train=short, category_train=replace(short, metric="category HR@10")),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENCHANT_CACHE", str(tmp_path / "cache"))
+        for name, run in runs.items():
+            train_run(run, store, split, tmp_path / name)
+    found = diagnose([tmp_path / name for name in runs], SMALL, QUIET)
+    for name, of_users in (("comirec", False), ("ulim", True)):
+        told = column(found, name)
+        model: Any = load_run(tmp_path / name).model
+        judged = evaluate_retrieval(
+            model, store, split, "test", ks=(50,), max_len=model.config.max_len, targets=120
+        ).metrics()
+        assert told.numbers["hr"] == pytest.approx(judged["HR@50"])
+        assert {"rank", "purity"} <= set(told.numbers)
+        assert ("user_rank" in told.numbers) == of_users
+        assert any("several vectors" in note for note in told.notes)
 
 
 def test_attention_is_read_of_what_reads(report: DiagnosticsReport) -> None:

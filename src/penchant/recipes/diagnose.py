@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from penchant.data.history import requests_before_events
 from penchant.data.store import Store
@@ -159,43 +159,46 @@ def _diagnosed(
 ) -> Diagnosis:
     model: Any = run.model
     store, split, kind = run.store, run.split, run.described["config"]["kind"]
-    embeds = hasattr(model, "user_vectors")
     task = progress.add_task(f"{name}: lists", total=None)
     max_len = getattr(model.config, "max_len", 50)
-    judged_model = vectors.with_items(model) if embeds else model
+    made = vectors.with_items(model) if hasattr(model, "item_vectors") else None
+    # A model of several vectors a user scores by itself: its lists are not those of any one of them.
+    several = hasattr(model, "score_items")
     targets = config.targets or None
     result = evaluate_retrieval(
-        judged_model, store, split, window, ks=(K,), max_len=max_len, targets=targets, seed=config.seed
+        model if made is None or several else made,
+        store,
+        split,
+        window,
+        ks=(K,),
+        max_len=max_len,
+        targets=targets,
+        seed=config.seed,
     )
     numbers = _of_lists(result, store, shared)
-    spectra, notes, readings = (np.zeros(0), np.zeros(0)), list(result.notes), ()
-    width = 0
-    if embeds:
+    of_items = of_users = np.zeros(0)
+    notes, readings, width = list(result.notes), (), 0
+    if made is None:
+        notes.append(f"{kind} has no vectors: numbers of its lists alone.")
+    else:
         progress.update(task, description=f"{name}: vectors")
-        items = judged_model.item_vectors()[1:].float().cpu().numpy()
-        width = items.shape[1]
-        users = _user_vectors(judged_model, store, result.events, max_len)
-        spectra = vectors.spectrum(items), vectors.spectrum(users)
-        numbers |= _of_items(items, spectra[0], shared.categories)
+        items = made.item_vectors()[1:].float().cpu().numpy()
+        width, of_items = items.shape[1], vectors.spectrum(items)
+        numbers |= _of_items(items, of_items, shared.categories)
         if shared.text is not None:
             text, present = shared.text
             numbers["ridge"] = content.ridge_r2(items[present], text[present])
-        numbers |= _of_users(users, items[result.items - 1], spectra[1], config.seed)
-        words = title_words(shared.titles, config.decoder)
-        progress.update(task, description=f"{name}: fresh decoder", total=2 * config.decoder.steps, completed=0)
-        advance: Callable[[], None] = lambda: progress.advance(task)  # noqa: E731
-        found = decodability(users, result.items.astype(np.int64), result.users, words, config.decoder, advance)
-        if found is None:
-            notes.append("too few targets with a title for a fresh decoder.")
-        else:
-            numbers |= {
-                "told": found.own,
-                "told_shuffled": found.shuffled,
-                "told_unigram": found.unigram,
-                "told_gain": found.shuffled - found.own,
-            }
-    else:
-        notes.append(f"{kind} has no vectors: numbers of its lists alone.")
+        if hasattr(model, "user_vectors"):
+            users = _user_vectors(made, store, result.events, max_len)
+            of_users = vectors.spectrum(users)
+            numbers |= _of_users(users, items[result.items - 1], of_users, config.seed)
+            numbers |= _told(name, users, result, shared, config.decoder, notes, progress, task)
+            if several:
+                notes.append(
+                    f"{kind} searches with several vectors: those of users here are the first, lists are of all."
+                )
+        elif several:
+            notes.append(f"{kind} has several vectors a user: numbers of its items and lists alone.")
     if config.attention and kind == "karma":
         progress.update(task, description=f"{name}: attention", total=None)
         try:
@@ -217,12 +220,38 @@ def _diagnosed(
         width=width,
         targets=len(result.events),
         numbers=numbers,
-        item_spectrum=spectra[0],
-        user_spectrum=spectra[1],
+        item_spectrum=of_items,
+        user_spectrum=of_users,
         occurrences=np.sort(vectors.occurrences(result.lists[:, :K], store.num_items))[::-1],
         readings=tuple(readings),
         notes=tuple(notes),
     )
+
+
+def _told(
+    name: str,
+    users: np.ndarray,
+    result: RetrievalResult,
+    shared: _Shared,
+    config: DecoderConfig,
+    notes: list[str],
+    progress: Progress,
+    task: TaskID,
+) -> dict[str, float]:
+    """What a fresh decoder tells of the next title by the users' vectors."""
+    words = title_words(shared.titles, config)
+    progress.update(task, description=f"{name}: fresh decoder", total=2 * config.steps, completed=0)
+    advance: Callable[[], None] = lambda: progress.advance(task)  # noqa: E731
+    found = decodability(users, result.items.astype(np.int64), result.users, words, config, advance)
+    if found is None:
+        notes.append("too few targets with a title for a fresh decoder.")
+        return {}
+    return {
+        "told": found.own,
+        "told_shuffled": found.shuffled,
+        "told_unigram": found.unigram,
+        "told_gain": found.shuffled - found.own,
+    }
 
 
 def _of_lists(result: RetrievalResult, store: Store, shared: _Shared) -> dict[str, float]:

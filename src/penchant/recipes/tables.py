@@ -20,6 +20,10 @@ PREPARE = {
     "bazaar-small-pictures": "penchant prepare bazaar --size small --out {store}, then penchant encode {store}",
     "bazaar-large": "penchant prepare bazaar --size large --no-pictures --out {store}",
     "bazaar-small": "penchant prepare bazaar --size small --no-pictures --out {store}, then penchant encode {store}",
+    "bazaar-content": "penchant prepare bazaar --size small --no-pictures --knobs.text 3 --knobs.image 0 "
+    "--knobs.identity 0 --knobs.price 0 --out {store}, then penchant encode {store}",
+    "bazaar-few-items": "penchant prepare bazaar --size small --items 500 --no-pictures --out {store}, "
+    "then penchant encode {store}",
 }
 """How to make the Stores that the tables need. KARMA reads posters and abstracts; no control does."""
 

@@ -18,7 +18,7 @@ from penchant.data.store import Store
 from penchant.encoders.backbone import Backbone, load_backbone
 from penchant.errors import ConfigError
 from penchant.models import load_model, save_model, sizes_of
-from penchant.papers.karma.language import Language
+from penchant.papers.karma.language import Language, another_item
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import (
     KarmaObjective,
@@ -65,6 +65,20 @@ def hidden(model: Karma, histories: list[list[int]]) -> Tensor:
 @pytest.fixture
 def karma(market: Store, language_folder: Path) -> Parts:
     return parts(market, language_folder)
+
+
+def test_the_placebo_gives_every_item_another_ones_vector_and_text(market: Store, language_folder: Path) -> None:
+    plain, placebo = (parts(market, language_folder, shuffled=shuffled) for shuffled in (False, True))
+    mine, given = (p.model.items.get_submodule("trunk").get_buffer("content") for p in (plain, placebo))
+    order = another_item(len(mine))
+    assert (order[1:] != torch.arange(1, len(mine))).all()
+    assert order.sort().values.tolist() == list(range(len(mine)))
+    assert torch.equal(given, mine[order])
+    assert not torch.equal(given, mine)
+    texts = read_texts(market, plain.backbone.tokenizer, 5)
+    assert torch.equal(texts.shuffled().words, texts.words[order]), "the text is that of the vector's owner"
+    with pytest.raises(ConfigError, match="shuffled with items 'text'"):
+        KarmaConfig(items="text", shuffled=True)
 
 
 def batch_of(*rows: tuple[list[int], list[int]], shown: Tensor | None = None) -> SequenceBatch:

@@ -65,10 +65,23 @@ class Texts:
                 out[row, : len(kept)] = torch.from_numpy(kept)
         return out
 
+    def shuffled(self) -> Texts:
+        """Every item with another's text (`another_item`)."""
+        order = another_item(len(self.whole) + 1)[1:] - 1
+        return replace(self, whole=tuple(self.whole[i] for i in order.tolist()))
+
     @property
     def cut(self) -> int:
         """How many texts do not fit."""
         return sum(len(text) + 1 > self.max_words for text in self.whole)
+
+
+def another_item(count: int) -> Int[Tensor, " I"]:
+    """For every item but padding another one, each once: a random cycle, the same every time."""
+    order = torch.randperm(count - 1, generator=torch.Generator().manual_seed(0)) + 1
+    other = torch.zeros(count, dtype=torch.int64)
+    other[order] = order.roll(1)
+    return other
 
 
 class Language(nn.Module):

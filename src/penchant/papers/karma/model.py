@@ -48,6 +48,8 @@ class KarmaConfig:
     """Layers that learn with "top"."""
     item_words: int = 24
     """Tokens of an item's text that its encoder reads, the first ones."""
+    shuffled: bool = False
+    """Placebo: every item has another item's content, its vector and its text, always the same; of "vectors" alone."""
     query: Literal["none", "token", "interleaved"] = "none"
     """Personalized search: the query as the last token, or Eq. 1's (query, item) pairs all the way."""
     rank: int = 8
@@ -84,6 +86,8 @@ class KarmaConfig:
         if self.item_tune == "top" and self.item_layers is not None and self.item_top > self.item_layers:
             what = f"item_top is {self.item_top}, item_layers {self.item_layers}"
             raise ConfigError(what, fix="Set item_top to at most item_layers.")
+        if self.shuffled and self.items not in ("vectors", "table"):
+            raise ConfigError(f"shuffled with items {self.items!r}", fix="Set items to vectors, or shuffled to False.")
         if not 0 <= self.pretrained_rate <= 1:
             raise ConfigError(f"pretrained_rate is {self.pretrained_rate}", fix="Set pretrained_rate to 0 to 1.")
 

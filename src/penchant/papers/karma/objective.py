@@ -17,7 +17,7 @@ from penchant.data.batch import SequenceBatch
 from penchant.errors import ConfigError
 from penchant.layers import last_hidden
 from penchant.papers.karma.generators import Generator, GeneratorConfig, VisualTargets
-from penchant.papers.karma.language import Language, told_after_prompt
+from penchant.papers.karma.language import Language, another_item, told_after_prompt
 from penchant.papers.karma.model import Karma
 
 ALONE = 0.1
@@ -94,7 +94,7 @@ class KarmaObjective(nn.Module):
         super().__init__()
         self.config = config
         as_itself = torch.arange(len(words))
-        told_as = _another(len(words)) if config.shuffled else as_itself
+        told_as = another_item(len(words)) if config.shuffled else as_itself
         for name, value in (("words", words), ("shares", shares.float()), ("told_as", told_as)):
             self.register_buffer(name, value, persistent=False)
         self.log_scale = nn.Parameter(-torch.tensor(config.temperature).log()) if config.act == "infonce" else None
@@ -295,14 +295,6 @@ def softmax(
     """Cross-entropy of the target among itself and its negatives. In nats."""
     candidates = negatives.scatter(1, right[:, None], True)
     return F.cross_entropy(logits.masked_fill(~candidates, -torch.inf), right)
-
-
-def _another(count: int) -> Int[Tensor, " I"]:
-    """For every item but padding another one, each once: a random cycle, the same every time."""
-    order = torch.randperm(count - 1, generator=torch.Generator().manual_seed(0)) + 1
-    other = torch.zeros(count, dtype=torch.int64)
-    other[order] = order.roll(1)
-    return other
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from penchant.encoders.text import item_text
 from penchant.errors import ConfigError, StoreError
 from penchant.models import Sizes
 from penchant.papers.karma.items import FrozenVectors, ItemEncoder
-from penchant.papers.karma.language import Texts, Vocabulary
+from penchant.papers.karma.language import Texts, Vocabulary, another_item
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.pictures import PictureReader
 from penchant.papers.karma.pretrained import described, empty_model, load_pretrained
@@ -110,7 +110,8 @@ def _of_vectors(config: KarmaConfig, began: Beginning, store: Store, sizes: Size
     model = Karma(replace(config, content_width=content.values.shape[1]), sizes)
     assert isinstance(model.items, ItemEncoder)
     assert isinstance(model.items.trunk, FrozenVectors)
-    model.items.trunk.content.copy_(torch.from_numpy(content.standardised()))
+    values = torch.from_numpy(content.standardised())
+    model.items.trunk.content.copy_(values[another_item(len(values))] if config.shuffled else values)
     return model
 
 

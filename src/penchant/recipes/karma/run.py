@@ -87,6 +87,7 @@ def train_karma(
     began = begin(run.model, run.continuation, store, run.train)
     tokenizer = began.backbone.tokenizer
     texts = read_texts(store, tokenizer, run.objective.max_words) if run.objective.tells or warms else None
+    texts = texts.shuffled() if texts and run.model.shuffled else texts
     torch.manual_seed(run.train.seed)
     model = build_karma(run.model, began, store, sizes)
     objective = build_objective(run.objective, model, began, store, split, texts if run.objective.tells else None)
