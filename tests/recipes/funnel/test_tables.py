@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from penchant.evaluation.results import find_results, read_per_user
 from penchant.recipes.controls import popularity, sasrec
 from penchant.recipes.funnel.run import funnel_of, shortened
-from penchant.recipes.funnel.tables import DATA, FunnelRow, rows
+from penchant.recipes.funnel.tables import DATA, FunnelRow, alone_of, rows
 from penchant.recipes.reproduce import Missing, missing, run_row
 from penchant.recipes.rows import ResultTable
 from penchant.recipes.tables import tables
@@ -41,6 +42,8 @@ def test_each_part_is_taken_away_and_nothing_else() -> None:
             assert list(without.channels) == kept
             assert [c.name for c in without.settings.channels] == [c.name for c in kept]
             assert (without.fuse, without.features_from) == ((None, None) if name == "karma" else ("karma", "karma"))
+            (alone,) = by_name[data, f"{name}-alone"].channels
+            assert alone in whole.channels
         beside = by_name[data, "four-sasrec-knn"]
         assert beside.channels[2:] == whole.channels
     assert {run.settings.max_history for run in by_name.values()} == {2000}
@@ -53,8 +56,12 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
     settings = replace(run.settings, merged_size=60, preranked_size=20)
     run = replace(run, settings=settings, rank_kind="din", fuse="sasrec")
     made = tuple(
-        FunnelRow(name=name, run=of, data="made-up", minutes=1.0)
-        for name, of in (("fused", run), ("plain", replace(run, fuse=None)))
+        FunnelRow(name=name, run=of, data="made-up", minutes=1.0, alone=len(of.channels) == 1)
+        for name, of in (
+            ("fused", run),
+            ("plain", replace(run, fuse=None)),
+            ("sasrec-alone", shortened(alone_of("sasrec", sasrec()), 1.0)),
+        )
     )
     table = ResultTable(paper="funnel", name="four", rows=made, seeds=1)
     results = tmp_path / "results"
@@ -66,7 +73,13 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
     )
     assert channels == ["popularity", "sasrec"]
     found = {result.row: result for result in find_results(results)}
-    assert set(found) == {"fused", "plain"}
+    assert set(found) == {"fused", "plain", "sasrec-alone"}
+    alone = found.pop("sasrec-alone")
+    report = json.loads((tmp_path / "runs/funnel/four/plain.made-up.funnel.s0/report.json").read_text())
+    (same,) = (c["hr"]["value"] for c in report["controls"] if (c["name"], c["kind"]) == ("sasrec", "channel"))
+    assert alone.metrics["HR@10"] == pytest.approx(same), "the channel by itself, as the funnel's own report has it"
+    assert alone.metrics["HR@10, valid"] != alone.metrics["HR@10"]
+    assert read_per_user(results, alone) is not None
     for result in found.values():
         users = read_per_user(results, result)
         assert users is not None

@@ -41,7 +41,7 @@ from penchant.funnel.prerank import LightTwoTowerConfig
 from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
-from penchant.funnel.stages import Candidates, Scorer
+from penchant.funnel.stages import Candidates, Retriever, Scorer
 from penchant.models import load_model
 from penchant.papers.dmae.model import DMAEConfig
 from penchant.papers.dmae.objective import DMAEObjectiveConfig
@@ -216,10 +216,7 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     for channel in run.channels:
         console.print(f"[bold]Channel {channel.name}")
         train_run(channel.run, store, split, out / "channels" / channel.name)
-    sources = [
-        retriever(c.name, load_model(out / "channels" / c.name), exclude_seen=run.settings.exclude_seen)
-        for c in run.channels
-    ]
+    sources = open_channels(run, out)
     similar = similarities(sources)
     channels = Funnel(sources, None, None, run.settings)
     learn = _candidates(channels, store, split, "rank", run.rank_targets, run, out / "candidates" / "rank")
@@ -239,6 +236,14 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     rank = ModelScorer(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
     save_settings(run.settings, out, split, fusion)
     return Funnel(sources, prerank, rank, run.settings, fusion)
+
+
+def open_channels(run: FunnelRun, out: Path) -> list[Retriever]:
+    """The channels that were trained into `out`."""
+    return [
+        retriever(c.name, load_model(out / "channels" / c.name), exclude_seen=run.settings.exclude_seen)
+        for c in run.channels
+    ]
 
 
 def _tuned(similar: Similarity, prerank: Scorer, choose: CandidateArrays, store: Store, run: FunnelRun) -> Fusion:
@@ -390,14 +395,15 @@ def judge_funnel(
     config: Mapping[str, object],
     seed: int = 0,
     limit: int = 0,
+    window: str = "test",
 ) -> FunnelReport:
-    """Judge a funnel on the test window; write `report.json`, `report.html` and what each user got into `out`.
+    """Judge a funnel on a window; write `report.json`, `report.html` and what each user got into `out`.
 
     Args:
         config: shown at the foot of the report.
         limit: judge at most so many clicks, drawn by the seed; 0 = all.
     """
-    targets = split.targets("test")
+    targets = split.targets(window)
     targets = sample_targets(targets, limit, seed) if limit else targets
     audit = FunnelAudit(
         item_counts=split.item_counts(store),
@@ -405,7 +411,7 @@ def judge_funnel(
         funnel=funnel,
         seed=seed,
     )
-    for start in track(range(0, len(targets), BLOCK), description="judging the test window", transient=True):
+    for start in track(range(0, len(targets), BLOCK), description=f"judging the {window} window", transient=True):
         events = targets[start : start + BLOCK]
         requests = requests_before_events(store, events, funnel.settings.max_history)
         items = torch.from_numpy(store.event_item[events].astype(np.int64))
@@ -416,7 +422,7 @@ def judge_funnel(
             store_fingerprint=store.fingerprint,
             split=split.name,
             split_fingerprint=split.fingerprint,
-            window="test",
+            window=window,
             seed=seed,
             synthetic=bool(store.manifest.get("synthetic", False)),
             versions=versions_here(),

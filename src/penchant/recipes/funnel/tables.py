@@ -16,10 +16,20 @@ from penchant.data.store import Store, fingerprint
 from penchant.errors import RunError
 from penchant.evaluation.funnel.report import FunnelReport, points
 from penchant.evaluation.results import Result, versions_here, write_result
+from penchant.funnel.pipeline import Funnel
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.funnel.run import PER_USER, FunnelRun, funnel, funnel_of, run_funnel, seeded
+from penchant.recipes.funnel.run import (
+    PER_USER,
+    FunnelRun,
+    funnel,
+    funnel_of,
+    judge_funnel,
+    open_channels,
+    run_funnel,
+    seeded,
+)
 from penchant.recipes.karma.run import karma_decoded
-from penchant.recipes.runs import Run, train_run
+from penchant.recipes.runs import Run, flat, train_run
 from penchant.recipes.t2diff.run import t2diff
 from penchant.recipes.ulim.run import ulim
 from penchant.training.loop import FitResult
@@ -39,6 +49,7 @@ class FunnelRow:
     """A funnel on one data set.
 
     Attributes:
+        alone: its one channel is judged by itself: nothing comes after it.
         minutes: wall time on two cores, about, with channels that another row has trained left out.
     """
 
@@ -47,6 +58,7 @@ class FunnelRow:
     data: str
     minutes: float
     split: str = SPLIT
+    alone: bool = False
 
 
 def of_four() -> FunnelRun:
@@ -77,9 +89,17 @@ def _without(run: FunnelRun, name: str) -> FunnelRun:
     return replace(run, channels=channels, settings=settings, **uses)
 
 
+def alone_of(name: str, run: Run) -> FunnelRun:
+    """A funnel of one channel, which nothing stands in for where there is no history."""
+    made = _read_far(funnel_of({name: run, "popularity": popularity()}))
+    settings = replace(made.settings, channels=made.settings.channels[:1], fallback=name)
+    return replace(made, channels=made.channels[:1], settings=settings)
+
+
 def rows() -> tuple[FunnelRow, ...]:
     """The four together; each taken away, popularity excepted, which answers where there is no history; the same beside
-    SASRec and item-kNN; and the default funnel, with its own ranker and with DMAE."""
+    SASRec and item-kNN; the default funnel, with its own ranker and with DMAE; and learned channels alone, of which
+    the validation window says which is best."""
     whole = of_four()
     plain = _read_far(funnel())
     channels = {c.name: c.run for c in whole.channels}
@@ -93,10 +113,20 @@ def rows() -> tuple[FunnelRow, ...]:
         "default": replace(plain, rank_kind="din"),
         "default-dmae": replace(plain, rank_kind="dmae"),
     }
+    single = {"sasrec": sasrec(), **{name: run for name, run in channels.items() if name != "popularity"}}
     return tuple(
-        FunnelRow(name=name, run=run, data=data, minutes=40.0 if name == "four" else 6.0)
+        row
         for data in DATA
-        for name, run in runs.items()
+        for row in (
+            *(
+                FunnelRow(name=name, run=run, data=data, minutes=40.0 if name == "four" else 6.0)
+                for name, run in runs.items()
+            ),
+            *(
+                FunnelRow(name=f"{name}-alone", run=alone_of(name, run), data=data, minutes=2.0, alone=True)
+                for name, run in single.items()
+            ),
+        )
     )
 
 
@@ -115,7 +145,10 @@ def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder
     wall, cpu = time.perf_counter(), time.process_time()
     with alone(folder, RunError):
         spent = [_channel(c.name, c.run, store, split, folder) for c in run.channels]
-        report = run_funnel(run, store, split, folder, limit=TARGETS).report
+        if row.alone:
+            report, chosen = _judge_alone(run, store, split, folder)
+        else:
+            report, chosen = run_funnel(run, store, split, folder, limit=TARGETS).report, {}
         result = Result(
             paper="funnel",
             table="four",
@@ -133,13 +166,27 @@ def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder
             wall_seconds=time.perf_counter() - wall,
             steps=sum(fit.steps for fit in spent),
             trials=1,
-            metrics=metrics_of(report),
+            metrics=metrics_of(report) | chosen,
             slices=slices_of(report),
-            notes=said_by(report),
+            notes=() if row.alone else said_by(report),
             synthetic=bool(store.manifest.get("synthetic", False)),
         )
         write_result(results, result, pq.read_table(folder / PER_USER))
     return result
+
+
+def _judge_alone(run: FunnelRun, store: Store, split: Split, folder: Path) -> tuple[FunnelReport, dict[str, float]]:
+    """One channel's own lists on the test window, and what they reach on the window that chooses among channels."""
+    funnel, settings = Funnel(open_channels(run, folder), None, None, run.settings), flat(asdict(run))
+    reports: dict[str, FunnelReport] = {}
+    for window in ("valid", "test"):
+        out = folder / window
+        out.mkdir(parents=True, exist_ok=True)
+        reports[window] = judge_funnel(
+            funnel, store, split, out, config=settings, seed=run.seed, limit=TARGETS, window=window
+        )
+    shutil.copy(folder / "test" / PER_USER, folder / PER_USER)
+    return reports["test"], {f"HR@{at.k}, valid": at.hr.value for at in reports["valid"].final}
 
 
 def _channel(name: str, run: Run, store: Store, split: Split, folder: Path) -> FitResult:
