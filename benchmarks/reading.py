@@ -1,7 +1,8 @@
 """Whether the words that KARMA's vectors tell are about their users, on clicks that no training has seen.
 
-The text of each click is told from its user's own h_t, from another user's and from the mean of all, in nats a word;
-and the likeliest words are compared with the title clicked, beside another user's words and the most popular title.
+The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often words
+are in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another user's
+words and the most popular title.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
@@ -61,8 +62,10 @@ item's text; the history is not given to what tells them.
 
 Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} karma: Nats a word}}}} nats a word told from its own user's vector,
-{{{{benchmarks/reading@{data} another-user: Nats a word}}}} from another's and
-{{{{benchmarks/reading@{data} nobody: Nats a word}}}} from the mean of all.
+{{{{benchmarks/reading@{data} another-user: Nats a word}}}} from another's,
+{{{{benchmarks/reading@{data} nobody: Nats a word}}}} from the mean of all, and
+{{{{benchmarks/reading@{data} most-popular: Nats a word}}}} by how often words are in what is clicked. Of a run
+on the Store {fingerprint}, seed {seed}.
 
 | user | told from the vector | last actions, newest first | nearest items |
 | --- | --- | --- | --- |
@@ -88,7 +91,8 @@ def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
         f"| {one.user_id} | **{one.words or '(no word)'}** | {told(one.history)} | {told(one.nearest)} |\n"
         for one in explainer.explain(explainer.drawn(count))
     ]
-    return EXAMPLES.format(data=store.name) + "".join(lines)
+    provenance = {"data": store.name, "fingerprint": store.fingerprint, "seed": explainer.seed}
+    return EXAMPLES.format(**provenance) + "".join(lines)
 
 
 def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:

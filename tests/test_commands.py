@@ -46,8 +46,10 @@ def of_pages() -> list[str]:
 
 def of_help() -> list[str]:
     sources = (ROOT / "src" / "penchant").rglob("*.py")
-    examples = re.compile(r"^ +(?:\$ |Example: )(penchant .*)$", re.MULTILINE)
-    texts = (" ".join(found.split("   ")[:1]) for source in sources for found in examples.findall(source.read_text()))
+    example = re.compile(r"^ +(?:\$ |Example: )(penchant .*(?:\n +[a-z-].*)*)$", re.MULTILINE)
+    # What follows two spaces or more is a remark; a line that begins with a small letter or a dash goes on.
+    found = (text for source in sources for text in example.findall(source.read_text()))
+    texts = (re.sub(r"\n +", " ", text).split("   ")[0] for text in found)
     return sorted({line for text in texts for line in shown(text)})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.reading import examples
 from safetensors.torch import load_file
 
@@ -19,7 +20,7 @@ from penchant.errors import BundleError, ConfigError, RunError
 from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_settings
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
-from penchant.recipes.karma.explain import Explainer, _of_another
+from penchant.recipes.karma.explain import Explainer, _by_frequency, _of_another
 from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.bundle import Bundle
@@ -79,11 +80,38 @@ def test_an_interest_is_words_items_and_pictures(reads: Explainer, market: Store
 
 def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     checked = reads.readability("test", targets=60)
-    assert set(checked.nats) == {"own", "another's", "nobody's"}
+    assert set(checked.nats) == {"own", "another's", "nobody's", "popular titles"}
+    assert set(checked.overlap) == {"own", "another's", "popular titles"}
     assert all(np.isfinite(values).all() and (values > 0).all() for values in checked.nats.values())
     assert all(((values >= 0) & (values <= 1)).all() for values in checked.overlap.values())
     assert len({len(v) for v in (*checked.nats.values(), *checked.overlap.values(), checked.users)}) == 1
     assert any("own against another's" in line for line in checked.lines())
+
+
+def test_frequencies_tell_what_is_clicked_often_in_fewer_nats() -> None:
+    texts = torch.tensor([[-1, -1], [0, 1], [2, -1]])
+    told = _by_frequency(texts, torch.tensor([0, 5, 2]), texts[1:])
+    often = np.array([6, 6, 3]) / 15
+    np.testing.assert_allclose(told.numpy(), [-np.log(often[:2]).mean(), -np.log(often[2])], rtol=1e-6)
+
+
+def test_a_model_of_queries_is_read_with_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path / "cache"))
+    store = make_store(tmp_path / "store", searches=True)
+    encode_store(store, text=str(save_text_model(tmp_path / "text")), image=None, device="cpu")
+    backbone = str(save_language_model(tmp_path / "language"))
+    asked = replace(
+        RUN,
+        model=replace(RUN.model, backbone=backbone, item_backbone=backbone, query="token"),
+        data=replace(RUN.data, queries=True),
+    )
+    train_run(asked, store, load_split(store, "temporal-successive"), tmp_path / "run")
+    reads = Explainer(tmp_path / "run", load_run(tmp_path / "run", device="cpu"))
+    (user,) = reads.drawn(1)
+    one, other = (reads.explain([user], [query])[0] for query in ("red", "blue lamp"))
+    assert one.history == other.history
+    assert (one.words, one.nearest) != (other.words, other.nearest)
+    assert main(["explain", str(tmp_path / "run"), "--user", user, "--query", "red"]) == 0
 
 
 def test_another_is_somebody_else() -> None:

@@ -35,7 +35,7 @@ class Amazon:
 
     Of several reviews of one product by one user the earliest is taken.
 
-    Example: penchant prepare amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out stores/beauty
+    Example: penchant prepare amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --five-core
     --out stores/beauty
     """
 

@@ -24,7 +24,7 @@ SMALLEST_CATEGORY = 20
 class Sequences:
     """A line a user: the user's id, then item ids, oldest first. Order without times: only the split loo is possible.
 
-    Example: penchant prepare sequences --path sequences.txt --ids datamaps.json --items categories.json --out stores/beauty
+    Example: penchant prepare sequences --path sequences.txt --ids datamaps.json --items categories.json --brand-first
     --out stores/beauty
     """
 

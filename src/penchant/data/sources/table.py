@@ -23,7 +23,7 @@ from penchant.errors import DataError
 class Table:
     """Your own logs, as CSV, TSV, Parquet, Arrow or JSON lines, plain or .gz, .zst, .xz, .zip.
 
-    Example: penchant prepare table --events clicks.csv.gz --columns user_id=customer --out stores/shop
+    Example: penchant prepare table --events clicks.csv.gz --items products.parquet --columns user_id=customer
     timestamp=when --out stores/shop
     """
 

@@ -67,6 +67,7 @@ class Explainer:
             kind = loaded.described["config"]["kind"]
             raise RunError(f"{kind} has no words in it", where=folder, fix="Name a run of karma_decoded.")
         self.model, self.store, self.split = loaded.model, loaded.store, loaded.split
+        self.seed = int(loaded.described["config"]["train"]["seed"])
         self.reader = InterestReader.load(folder / READER).to(self.model.to_user.weight.device)
         self.spelling = Spelling.load(folder / READER, self.reader)
         self.titles = item_titles(self.store)
@@ -91,7 +92,9 @@ class Explainer:
                 raise ConfigError(f"no user {user_id!r}", where=self.store.path, fix="Give an id as in the logs.")
         if queries and self.model.query is None:
             raise ConfigError(
-                "this model reads no queries", where="--query", fix="Leave it out, or train karma_search."
+                "this model reads no queries",
+                where="--query",
+                fix="Leave it out, or train karma_search with --objective.reconstruct 0.1.",
             )
         users = np.array([known[user_id] for user_id in user_ids])
         now = self.store.event_ts_ms[self.store.user_indptr[users + 1] - 1] + 1
@@ -153,6 +156,7 @@ class Explainer:
             for name, x in {"own": h, "another's": other, "nobody's": h.mean(0, keepdim=True).expand_as(h)}.items()
         }
         counts = self.split.item_counts(self.store)
+        told["popular titles"] = _by_frequency(self._texts, torch.from_numpy(counts), words.cpu())
         popular = set(terms_of(self.titles[int(np.argmax(counts))]))
         right = [terms_of(self.titles[item]) for item in items.tolist()]
         spelt = [
@@ -169,7 +173,7 @@ class Explainer:
             window,
             users,
             {name: values.cpu().numpy() for name, values in told.items()},
-            {"own": own, "another's": others, "most popular title": np.array([_share(popular, of) for of in right])},
+            {"own": own, "another's": others, "popular titles": np.array([_share(popular, of) for of in right])},
         )
 
     def _read(self, requests: Requests) -> tuple[Float[Tensor, "B D"], Tensor]:
@@ -190,8 +194,9 @@ class Readability:
     """Of each of T targets; users are whose they are.
 
     Attributes:
-        nats: a word of the target's text, told from the user's own h_t, another's, the mean of all: lower is better.
-        overlap: share of the terms of the target's title among the words told.
+        nats: a word of the target's text, told from the user's own h_t, another's, the mean of all, or by how often
+            words are in what was clicked ("popular titles"): lower is better.
+        overlap: share of the terms of the target's title among the words told, or in the most popular title.
     """
 
     window: str
@@ -231,6 +236,17 @@ def _texts_of(store: Store, spelling: Spelling, reader: InterestReader) -> Int[T
         known = words.index(-1) if -1 in words else len(words)
         whole.append(np.array(words[:known], dtype=np.int64))
     return Texts(reader.language.vocabulary, tuple(whole), reader.config.max_words).words
+
+
+def _by_frequency(
+    texts: Int[Tensor, "I W"], counts: Int[Tensor, " I"], words: Int[Tensor, "T W"]
+) -> Float[Tensor, " T"]:
+    """Nats a word of texts by the frequencies of words in the items' texts, each as often as the item was clicked."""
+    real = texts >= 0
+    often = torch.ones(int(texts.max()) + 1, dtype=torch.float64)  # one more each: nothing is impossible
+    often.index_add_(0, texts[real], counts[:, None].expand_as(texts)[real].double())
+    losses = -(often / often.sum()).log()[words.clamp(min=0)] * (words >= 0)
+    return (losses.sum(1) / (words >= 0).sum(1).clamp(min=1)).float()
 
 
 def _of_another(users: np.ndarray, seed: int) -> np.ndarray:

@@ -77,6 +77,7 @@ def table1_controls() -> ResultTable:
     """
     action, both = paper_run(ACTION), paper_run(BOTH)
     runs: dict[str, Run] = {
+        "popularity": controls.popularity(),
         "sasrec": replace(controls.sasrec(), train=replace(controls.sasrec().train, epochs=8.0)),
         "action": action,
         "task-1-2": both,
@@ -97,7 +98,8 @@ def table1_controls() -> ResultTable:
 
 def table1_whole() -> ResultTable:
     """The main row and its control on the whole language model, of which low-rank additions learn. One seed."""
-    runs = {name: _whole(paper_run(goal, 0.3, 512)) for name, goal in (("action", ACTION), ("task-1-2", BOTH))}
+    runs: dict[str, Run] = {"popularity": controls.popularity()}
+    runs |= {name: _whole(paper_run(goal, 0.3, 512)) for name, goal in (("action", ACTION), ("task-1-2", BOTH))}
     return _table("table1-whole", runs, seeds=1, minutes=60.0, targets=TARGETS // 2)
 
 
