@@ -1,7 +1,7 @@
 """Whether the words that KARMA's vectors tell are about their users, on clicks that no training has seen.
 
-The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often words
-are in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another user's
+The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often a word
+is in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another user's
 words and the most popular title.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores

@@ -207,6 +207,15 @@ def test_less_is_better_and_ablations_turn_the_claim(folder: Path, tmp_path: Pat
     assert lines_of(page, "above")[1].endswith("| not held |")
 
 
+def test_differences_are_told_of_what_is_claimed(folder: Path, tmp_path: Path) -> None:
+    describe(folder, control="control", metrics=["HR@10", "NDCG@10"])
+    both = [line for line in lines_of(write_report(folder, tmp_path / "docs"), "below") if "held" in line]
+    describe(folder, control="control", metrics=["HR@10", "NDCG@10"], compared=["NDCG@10"])
+    one = [line for line in lines_of(write_report(folder, tmp_path / "docs"), "below") if "held" in line]
+    assert (len(both), len(one)) == (2, 1)
+    assert "NDCG@10" in one[0]
+
+
 def test_rows_judged_on_other_targets_are_not_compared(folder: Path, tmp_path: Path) -> None:
     write_result(folder, result(row="fewer"), per_user(0.3, users=50))
     nan = per_user(0.3)

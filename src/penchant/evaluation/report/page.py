@@ -8,6 +8,7 @@ How a table is shown comes from an optional `table.json` beside its rows:
     claim            "better" (default) or "worse": what is claimed of each row beside the control (ablations: "worse")
     metrics          columns, the first one drawn; else the usual ones that every row has. "HR@10, item=cold" is of a
                      slice, of which no difference is told
+    compared         those of the columns of which differences are told; else all
     against          a metric (a cost, say) that the first one is drawn against, instead of beside the control
     curve            a metric (a size, say) by which rows of growing data are one table, and the metrics curves over it
     lower_is_better  metrics of which less is better; else LogLoss and ECE
@@ -45,6 +46,7 @@ class TableInfo:
     control: str | None = None
     claim: Literal["better", "worse"] = "better"
     metrics: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
     against: str | None = None
     curve: str | None = None
     lower_is_better: tuple[str, ...] = ("LogLoss", "ECE")
@@ -112,7 +114,7 @@ def _fits(key: str, value: object) -> bool:
     """Whether a field of `table.json` may have this value."""
     if key == "claim":
         return value in ("better", "worse")
-    if key in ("metrics", "lower_is_better"):
+    if key in ("metrics", "compared", "lower_is_better"):
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
     return key in ("title", "note", "control", "against", "curve") and isinstance(value, str)
 
@@ -186,7 +188,8 @@ def _group_text(info: TableInfo, rows: list[ResultRow], figure: str, draw: bool)
     ]
     control = next((row for row in rows if row.name == info.control), None)
     others = [row for row in rows if row is not control] if control else []
-    paired = [m for m in columns if any(row.users(m) for row in rows)]
+    compared = info.compared or columns
+    paired = [m for m in columns if m in compared and any(row.users(m) for row in rows)]
     told = {(row.name, m): difference(row, control, m) for row in others for m in paired} if control else {}
     if control and told:
         claim = f"Difference to `{control.name}`; the claim is that each row is {info.claim}."
