@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from penchant.evaluation.significance import Difference
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE: Any = {"svg.hashsalt": "penchant", "font.size": 9}
+TITLE = 100
+"""Letters that fit above a figure; longer titles take another line."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def draw_against(title: str, cost: str, metric: str, points: Mapping[str, tuple[
 
     with rc_context(STYLE):
         figure = Figure(figsize=(8.0, 4.5), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fill(title, TITLE), fontsize=10)
         axes = figure.subplots()
         for i, (stem, rows) in enumerate(_lines(points).items()):
             axes.plot(*zip(*rows.values(), strict=True), marker="o", markersize=5)
@@ -83,7 +86,7 @@ def draw_curves(title: str, size: str, curves: Mapping[str, Sequence[tuple[float
         across = min(len(curves), 3) or 1
         down = -(-len(curves) // across) or 1
         figure = Figure(figsize=(8.0, 0.5 + 2.3 * down), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fill(title, TITLE), fontsize=10)
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for axes, (metric, points) in zip(panels, curves.items(), strict=False):
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color="tab:blue")
@@ -106,7 +109,7 @@ def draw_lines(title: str, over: str, panels: Mapping[str, Mapping[str, Sequence
 
     with rc_context(STYLE):
         figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fill(title, TITLE), fontsize=10)
         colours = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
         names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
         for axes, (metric, lines) in zip(
@@ -132,7 +135,7 @@ def draw_reliability(title: str, rows: Mapping[str, Sequence[tuple[float, float]
 
     with rc_context(STYLE):
         figure = Figure(figsize=(8.0, 4.5), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fill(title, TITLE), fontsize=10)
         axes = figure.subplots()
         colours = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
         low, high = 1.0, 0.0
@@ -159,7 +162,7 @@ def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None)
     show_difference = any(bar.difference for bar in bars)
     with rc_context(STYLE):
         figure = Figure(figsize=(8.0, 1.4 + 0.32 * max(len(bars), 1)), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fill(title, TITLE), fontsize=10)
         axes = figure.subplots(1, 1 + show_difference, sharey=True, squeeze=False)[0]
         for place, bar in enumerate(bars):
             axes[0].plot([mean(bar.values)], [place], marker="|", markersize=14, color="0.2")
