@@ -1,8 +1,8 @@
 """Whether the words that KARMA's vectors tell are about their users, on clicks that no training has seen.
 
-The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often a word
-is in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another user's
-words and the most popular title.
+The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often
+words are in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another
+user's words and the most popular title.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md

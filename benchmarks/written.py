@@ -35,10 +35,12 @@ def write(
     wall: float = 0.0,
     cpu: float = 0.0,
     seed: int = 0,
+    slices: Mapping[str, Any] | None = None,
 ) -> None:
     """Write it, with where it comes from.
 
     Args:
+        slices: further numbers, such as curves.
         wall, cpu: seconds that were measured; 0 where the row is not about time.
     """
     result = Result(
@@ -59,6 +61,7 @@ def write(
         steps=steps,
         trials=1,
         metrics=dict(metrics),
+        slices=dict(slices or {}),
         synthetic=bool(store.manifest.get("synthetic", False)),
     )
     write_result(results, result)

@@ -207,6 +207,14 @@ def test_less_is_better_and_ablations_turn_the_claim(folder: Path, tmp_path: Pat
     assert lines_of(page, "above")[1].endswith("| not held |")
 
 
+def test_curves_of_a_row_are_a_picture(folder: Path, tmp_path: Path) -> None:
+    curves = {"over": "epochs", "panels": {"Recall@20": {"chain": [[0.5, 0.1], [1.0, 0.2]], "zero": [[0.5, 0.1]]}}}
+    write_result(folder, result(row="told", table="leak", slices={"curves": curves}), per_user(0.25))
+    page = write_report(folder, tmp_path / "docs")
+    assert "![told, by epochs](results/house.leak.told.made-up.loo.curves.svg)" in page.read_text()
+    assert "chain" in (page.parent / "results" / "house.leak.told.made-up.loo.curves.svg").read_text()
+
+
 def test_differences_are_told_of_what_is_claimed(folder: Path, tmp_path: Path) -> None:
     describe(folder, control="control", metrics=["HR@10", "NDCG@10"])
     both = [line for line in lines_of(write_report(folder, tmp_path / "docs"), "below") if "held" in line]

@@ -12,6 +12,8 @@ How a table is shown comes from an optional `table.json` beside its rows:
     against          a metric (a cost, say) that the first one is drawn against, instead of beside the control
     curve            a metric (a size, say) by which rows of growing data are one table, and the metrics curves over it
     lower_is_better  metrics of which less is better; else LogLoss and ECE
+
+A row whose slices have `curves` ({"over": what, "panels": {panel: {line: points}}}) gets a figure of them.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any, Literal
 
 from penchant.data.store import write_text
 from penchant.errors import RunError
-from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_reliability, draw_rows
+from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_lines, draw_reliability, draw_rows
 from penchant.evaluation.report.compare import ResultRow, difference, group_of, rows_of
 from penchant.evaluation.results import find_results
 from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference
@@ -153,6 +155,16 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
                 name = f"{name.removesuffix('.svg')}.reliability.svg"
                 figures[name] = draw_reliability(f"{info.title}: reliability", bins) if draw else b""
                 lines += [f"![Reliability of each row]({FIGURES}/{name})", ""]
+            for row in rows:
+                if curves := row.seeds[0].slices.get("curves"):
+                    name = f"{paper}.{table}.{row.name}.{row.seeds[0].data}.{row.seeds[0].split}.curves.svg"
+                    over = curves["over"]
+                    panels = {
+                        panel: {line: [(x, y) for x, y in points] for line, points in drawn.items()}
+                        for panel, drawn in curves["panels"].items()
+                    }
+                    figures[name] = draw_lines(f"{info.title}: {row.name}", over, panels) if draw else b""
+                    lines += [f"![{row.name}, by {over}]({FIGURES}/{name})", ""]
     return "\n".join(lines).rstrip("\n") + "\n", figures
 
 

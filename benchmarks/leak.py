@@ -1,0 +1,58 @@
+"""What T2Diff's target gave away while runs trained, from the reports they wrote at each validation.
+
+One set of weights, given guesses of several makes: what "from the target" reaches no system can serve. A row a run, its
+last moment's numbers, and a figure of all of them.
+
+    penchant reproduce t2diff-long
+    python -m benchmarks.leak runs/t2diff/long/t2diff-algorithm-1... runs/t2diff/long/t2diff... --store stores/ml-1m-all
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.written import write
+
+from penchant.errors import RunError
+from penchant.papers.t2diff.leak import GUESSES, MEASURES, Leak, read_report
+from penchant.recipes.runs import load_run
+
+TABLE = "leak"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of T2Diff")
+    parser.add_argument("--store", type=Path, help="where their Store lies, if not where it was")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    for folder in arguments.runs:
+        moments = read_report(folder)
+        if not moments:
+            raise RunError("has no leak.json", where=folder, fix="Name runs of T2Diff with --leak-targets above 0.")
+        loaded = load_run(folder, arguments.store, device="cpu")
+        row = folder.name.partition(".")[0]
+        metrics, config = metrics_of(moments[-1]), loaded.described["config"]
+        print(row, metrics, flush=True)
+        place = (arguments.results, TABLE, row, loaded.store, loaded.split.name)
+        write(*place, metrics, config, window="valid", slices={"curves": curves_of(moments)})
+
+
+def metrics_of(moment: Leak) -> dict[str, float | None]:
+    """Each guess by each measure."""
+    return {f"{measure}, {guess}": moment.guesses[guess][measure] for measure in MEASURES for guess in GUESSES}
+
+
+def curves_of(moments: Sequence[Leak]) -> dict[str, object]:
+    """Each measure over the epochs, a line a guess."""
+    panels = {
+        measure: {guess: [(m.epochs, m.guesses[guess][measure]) for m in moments] for guess in GUESSES}
+        for measure in MEASURES
+    }
+    return {"over": "epochs", "panels": panels}
+
+
+if __name__ == "__main__":
+    main()
