@@ -158,6 +158,34 @@ def test_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None
     assert all(torch.equal(seen[0.9][k], model.state_dict()[k]) and torch.equal(saved[k], seen[0.9][k]) for k in saved)
 
 
+class Taught(nn.Module):
+    """An objective that learns too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goal = nn.Parameter(torch.zeros(1))
+
+    def forward(self, model: Any, batch: Rows) -> dict[str, Tensor]:
+        return {"square": (model(batch.rows) - self.goal).pow(2).mean() + (self.goal - 1).pow(2).sum()}
+
+
+def test_the_objective_is_that_of_the_best_weights(tmp_path: Path) -> None:
+    model, objective, seen = Tiny(), Taught(), list[float]()
+    scores = [0.1, 0.9, 0.5, 0.4, 0.3, 0.2]
+
+    def validate() -> dict[str, float]:
+        seen.append(objective.goal.item())
+        return {"NDCG@10": scores[len(seen) - 1]}
+
+    fit(model, objective, RowBatches(), CONFIG, tmp_path, validate)
+    assert len(set(seen)) == len(scores)
+    assert objective.goal.item() == seen[1]
+    again = Taught()
+    fit(Tiny(), again, RowBatches(), CONFIG, tmp_path, validate)
+    assert torch.equal(again.goal, objective.goal), "a finished run is taken as it is"
+    assert "goal" not in load_file(tmp_path / "model.safetensors")
+
+
 def test_best_weights_are_those_the_checkpoint_speaks_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill came after better weights were written and before the checkpoint; gone on with, they are not as good."""
     model = Tiny()

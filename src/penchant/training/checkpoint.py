@@ -45,6 +45,15 @@ class Progress:
     best_metrics: dict[str, float] = field(default_factory=dict)
 
 
+OBJECTIVE = "objective.safetensors"
+"""What only training needs, beside the best weights: parts of it may be read out afterwards."""
+
+
+def save_state(module: nn.Module, path: Path) -> None:
+    """Its weights and buffers."""
+    save_file(_plain(module.state_dict()), path)
+
+
 def best_folder(run: Path, progress: Progress) -> Path:
     """Where the weights of the best validation are. Each has a folder of its own: those a checkpoint speaks of stay."""
     return run / f"best-{progress.best_step}"
@@ -61,7 +70,7 @@ def save_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Op
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    save_file(_plain(model.state_dict()), temporary / "model.safetensors")
+    save_state(model, temporary / "model.safetensors")
     save_file(_plain(optimizer_tensors(optimizers)), temporary / "optimizer.safetensors")
     save_file(random, temporary / "random.safetensors")
     write_json(temporary / "progress.json", asdict(progress))

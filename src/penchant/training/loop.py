@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from penchant.data.store import fingerprint, write_text
 from penchant.errors import ConfigError, RunError
 from penchant.models import has_bfloat16, pick_device, save_model
-from penchant.training.checkpoint import Progress, best_folder, load_checkpoint, save_checkpoint
+from penchant.training.checkpoint import OBJECTIVE, Progress, best_folder, load_checkpoint, save_checkpoint, save_state
 from penchant.training.optim import OptimConfig, build_optimizers, rate, set_rate
 
 
@@ -104,7 +104,7 @@ def fit(
     title: str = "training",
     should_stop: Callable[[int], bool] = lambda step: False,
 ) -> FitResult:
-    """Train `model` in place and leave the best weights in it and in `run`.
+    """Train `model` in place and leave the best weights in it and in `run`; in the objective, those of the same step.
 
     Args:
         objective: (model, batch) -> named terms; the loss is their sum. One that is a module of its own has parameters
@@ -170,6 +170,8 @@ def fit(
                 if not math.isnan(score) and (progress.best is None or score > progress.best):
                     progress.best, progress.best_step, progress.best_metrics = score, progress.step, metrics
                     save_model(model, best_folder(run, progress))
+                    if isinstance(objective, nn.Module):
+                        save_state(objective, best_folder(run, progress) / OBJECTIVE)
                 stopped_early = _out_of_patience(progress, eval_steps, config)
 
             # Every minute or so: a checkpoint to go on from.
@@ -183,7 +185,10 @@ def fit(
     log.close()
     finished = progress.step >= steps or stopped_early
     if finished and progress.best is not None:
-        model.load_state_dict(load_file(best_folder(run, progress) / "model.safetensors"))
+        best = best_folder(run, progress)
+        model.load_state_dict(load_file(best / "model.safetensors"))
+        if isinstance(objective, nn.Module) and (best / OBJECTIVE).is_file():
+            objective.load_state_dict(load_file(best / OBJECTIVE))
     if finished:
         save_model(model, run)
     model.eval()

@@ -72,7 +72,7 @@ def train_karma(
     """Carry out the run. What no behaviour enters (continuation, warm-up) is made once for all runs, in the cache.
 
     `out` gets the exported model, `out/learner` the one that learned, with its item encoder, and `out/reader` what
-    tells h_t in words, if that was learned: as it is at the last step, wherever the model's best weights are from.
+    tells h_t in words, if that was learned: of the same validation as the model's best weights.
 
     Args:
         validate: metrics of the model on the validation window.
