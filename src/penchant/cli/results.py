@@ -35,7 +35,7 @@ class Reproduce:
     """
 
     table: Positional[str]
-    """A paper (controls, karma, t2diff, ulim, dmae), or one of its tables (t2diff-table2, ...)."""
+    """A paper (controls, karma, t2diff, ulim, dmae, funnel), or one of its tables (t2diff-table2, ...)."""
     rows: tuple[str, ...] = ()
     """Only these rows."""
     data: tuple[str, ...] = ()
