@@ -54,7 +54,7 @@ class CausalT2DiffObjective:
             self._follow(model, batch)
         h = model.states(batch.history)
         if model.diffusion is None:
-            users = model.answered(h, torch.zeros_like(model.latents(batch.history)))
+            users = model.answered(h, h.new_zeros(*h.shape[:2], model.config.latent_width))
             return self.softmax.terms(model, users[mask], batch.targets[mask])
         here, following = model.latents(batch.history), model.latents(batch.targets)
         z_0 = following - here if model.config.drift else following
