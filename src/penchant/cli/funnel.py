@@ -17,7 +17,8 @@ from penchant.data.sources import movielens
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.encoders.encode import encode_store
-from penchant.errors import ConfigError
+from penchant.encoders.packaged import MINILM, install_models
+from penchant.errors import ConfigError, ModelUnavailableError
 from penchant.evaluation.funnel.report import render_terminal
 from penchant.recipes.funnel import run as recipe
 from penchant.recipes.named import funnel_by
@@ -102,6 +103,9 @@ def _funnel(run: recipe.FunnelRun, store: Store, split: Split, out: Path, target
 class Demo:
     """Real users' logs to a trained, judged and served funnel: MovieLens 100K, a few minutes on two cores.
 
+    SASRec, T2Diff, ULIM, item-kNN and popularity find; DMAE ranks, which reads the movies' texts by a small encoder
+    (84 MB from the package index, once).
+
     $ penchant demo               ends with a server at http://127.0.0.1:8000
     $ penchant demo --no-serve    ends when everything is judged and exported
     $ penchant demo --karma       with KARMA as channel, fusion and feature: some ten minutes more, after `make models`
@@ -131,9 +135,14 @@ def demo(args: Sequence[str]) -> None:
     store = Store(path)
     console.print(store)
     run, bundle = (chosen.out / (f"{name}-karma" if chosen.karma else name) for name in ("run", "bundle"))
-    if chosen.karma:
+    try:
+        install_models((MINILM,))
         for summary in encode_store(store, image=None):
             console.print(str(summary))
+    except ModelUnavailableError as error:
+        if chosen.karma:
+            raise
+        console.print(f"Without vectors of texts DIN ranks, not DMAE: {error}")
     console.rule("2  Channels, pre-ranker and ranker are trained, then judged on clicks none of them has seen")
     _funnel(recipe.demo_funnel(with_karma=chosen.karma), store, _split(store, "funnel"), run, 0, console)
     console.rule("3  What serving needs, and no more, becomes a bundle")

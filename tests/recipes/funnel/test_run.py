@@ -33,7 +33,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def small() -> recipe.FunnelRun:
-    run = recipe.shortened(recipe.demo_funnel(), 2.0)
+    run = recipe.shortened(recipe.funnel(), 2.0)
     settings = replace(run.settings, merged_size=60, preranked_size=20, list_size=10)
     return replace(run, settings=settings)
 

@@ -58,8 +58,9 @@ from penchant.recipes.runs import (
     sample_targets,
     train_run,
 )
-from penchant.recipes.t2diff.causal import CausalT2DiffRun
+from penchant.recipes.t2diff.causal import CausalT2DiffRun, t2diff_causal
 from penchant.recipes.t2diff.run import T2DiffRun
+from penchant.recipes.ulim.run import ulim
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
@@ -144,7 +145,8 @@ def funnel_of(channels: Mapping[str, Run], k: int = 200) -> FunnelRun:
 
 
 def demo_funnel(*, with_karma: bool = False) -> FunnelRun:
-    """The default funnel, sized for MovieLens 100K and four minutes.
+    """T2Diff and ULIM beside the default channels, sized for MovieLens 100K and a few minutes; DMAE ranks where texts
+    have vectors.
 
     Args:
         with_karma: KARMA in its three places (its section 3.5): a channel, fused with the pre-ranker, and among the
@@ -152,7 +154,11 @@ def demo_funnel(*, with_karma: bool = False) -> FunnelRun:
     """
     # Few users: more passes, at a higher rate, than a large shop's logs need.
     train = TrainConfig(epochs=30, optim=OptimConfig(lr=3e-3), tensorboard=False)
-    channels: dict[str, Run] = {"sasrec": replace(sasrec(), train=train)}
+    channels: dict[str, Run] = {
+        "sasrec": replace(sasrec(), train=train),
+        "t2diff": replace(t2diff_causal(), train=train),
+        "ulim": ulim(),
+    }
     if with_karma:
         channels["karma"] = demo_karma()
     run = funnel_of({**channels, "item_knn": item_knn(), "popularity": popularity()})
