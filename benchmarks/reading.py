@@ -2,7 +2,7 @@
 
 The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often
 words are in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another
-user's words and the most popular title.
+user's words and the most popular title. Where pictures are told, whether the one clicked is among the ten nearest.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
@@ -96,21 +96,17 @@ def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
 
 
 def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:
-    """A row for each vector that texts are told from; what is own is "karma"."""
-    gains = checked.gains(checked.nats), checked.gains(checked.overlap)
-    out: dict[str, dict[str, float | None]] = {}
-    for name in dict.fromkeys((*checked.nats, *checked.overlap)):
-        row = {"own": "karma", "another's": "another-user", "nobody's": "nobody"}.get(name, "most-popular")
-        out[row] = {}
-        for what, values, gain in zip(
-            ("Nats a word", "Title's terms told"), (checked.nats, checked.overlap), gains, strict=True
-        ):
-            if name in values:
-                out[row][what] = float(values[name].mean())
-            if name in gain:
-                out[row] |= {
-                    f"{what}: own less this, from": gain[name].low,
-                    f"{what}: own less this, to": gain[name].high,
+    """A row for each vector that is read; the user's own is "karma"."""
+    rows = {"own": "karma", "another's": "another-user", "nobody's": "nobody", "popular titles": "most-popular"}
+    out: dict[str, dict[str, float | None]] = {row: {} for row in rows.values()}
+    for what, values in checked.measures().items():
+        gains = checked.gains(values)
+        for name, value in values.items():
+            out[rows[name]][what] = float(value.mean())
+            if name in gains:
+                out[rows[name]] |= {
+                    f"{what}: own less this, from": gains[name].low,
+                    f"{what}: own less this, to": gains[name].high,
                 }
     return out
 

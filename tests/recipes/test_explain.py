@@ -85,7 +85,20 @@ def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     assert all(np.isfinite(values).all() and (values > 0).all() for values in checked.nats.values())
     assert all(((values >= 0) & (values <= 1)).all() for values in checked.overlap.values())
     assert len({len(v) for v in (*checked.nats.values(), *checked.overlap.values(), checked.users)}) == 1
+    assert set(checked.pictures) == {"own", "another's", "nobody's"}
+    assert set(checked.measures()) == {"Nats a word", "Title's terms told", "Picture among 10"}
     assert any("own against another's" in line for line in checked.lines())
+
+
+def test_a_picture_is_found_where_it_is_the_one_told(
+    reads: Explainer, market: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = market.vectors("image")
+    items = np.flatnonzero(vectors.present)[:20]
+    right = torch.from_numpy(vectors.standardised())[items]
+    monkeypatch.setattr(reads.reader, "picture", lambda states: right if states[0, 0] > 0 else -right)
+    assert reads._found(torch.ones(len(items), 4), items).all()
+    assert not reads._found(-torch.ones(len(items), 4), items).any()
 
 
 def test_frequencies_tell_what_is_clicked_often_in_fewer_nats() -> None:

@@ -32,6 +32,8 @@ from penchant.recipes.runs import LoadedRun, sample_targets
 
 BLOCK = 256
 """Requests read at once."""
+SEEN = 10
+"""Pictures nearest to the one told, among which the next item's may be."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,12 @@ class Explainer:
             states.append(self._read(requests_before_events(self.store, some, self.model.config.max_len))[0])
         h, words = torch.cat(states), self._texts[torch.from_numpy(items)].to(self._items.device)
         other = h[torch.from_numpy(_of_another(users, seed))]
+        sides = {"own": h, "another's": other, "nobody's": h.mean(0, keepdim=True).expand_as(h)}
         told = {
             name: torch.cat(
                 [self.reader.nll(self.model, *part) for part in zip(x.split(BLOCK), words.split(BLOCK), strict=True)]
             )
-            for name, x in {"own": h, "another's": other, "nobody's": h.mean(0, keepdim=True).expand_as(h)}.items()
+            for name, x in sides.items()
         }
         counts = self.split.item_counts(self.store)
         told["popular titles"] = _by_frequency(self._texts, torch.from_numpy(counts), words.cpu())
@@ -174,10 +177,16 @@ class Explainer:
             users,
             {name: values.cpu().numpy() for name, values in told.items()},
             {"own": own, "another's": others, "popular titles": np.array([_share(popular, of) for of in right])},
+            {name: self._found(x, items) for name, x in sides.items()} if self._pictures else {},
         )
 
     def _read(self, requests: Requests) -> tuple[Float[Tensor, "B D"], Tensor]:
         return self.model.last_states(requests.to(self._items.device))
+
+    def _found(self, states: Float[Tensor, "B D"], items: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
+        """1 where the item's picture is among the nearest to the one told."""
+        nearest = torch.cat([self._seen(part, SEEN) for part in states.split(BLOCK)])
+        return (nearest.numpy() == items[:, None]).any(1).astype(np.float64)
 
     def _seen(self, states: Float[Tensor, "B D"], k: int) -> Int[Tensor, "B K"]:
         """Items whose pictures are nearest, by cosine, to those told."""
@@ -197,12 +206,23 @@ class Readability:
         nats: a word of the target's text, told from the user's own h_t, another's, the mean of all, or by how often
             words are in what was clicked ("popular titles"): lower is better.
         overlap: share of the terms of the target's title among the words told, or in the most popular title.
+        pictures: whether the target's picture is among the ten nearest to the one told; empty where none is told.
     """
 
     window: str
     users: Int[np.ndarray, " T"]
     nats: dict[str, Float[np.ndarray, " T"]]
     overlap: dict[str, Float[np.ndarray, " T"]]
+    pictures: dict[str, Float[np.ndarray, " T"]]
+
+    def measures(self) -> dict[str, dict[str, Float[np.ndarray, " T"]]]:
+        """Those there are, by name."""
+        all_of_them = {
+            "Nats a word": self.nats,
+            "Title's terms told": self.overlap,
+            f"Picture among {SEEN}": self.pictures,
+        }
+        return {name: values for name, values in all_of_them.items() if values}
 
     def gains(self, values: dict[str, Float[np.ndarray, " T"]]) -> dict[str, Difference]:
         """The user's own less each other, over users."""
@@ -214,15 +234,11 @@ class Readability:
     def lines(self) -> list[str]:
         """For a terminal: means, and differences with their intervals."""
         out = []
-        for what, values, places in (
-            ("nats a word", self.nats, 3),
-            ("share of the title's terms told", self.overlap, 4),
-        ):
-            means = ", ".join(f"{name} {value.mean():.{places}f}" for name, value in values.items())
+        for what, values in self.measures().items():
+            means = ", ".join(f"{name} {value.mean():.4f}" for name, value in values.items())
             out.append(f"{what}: {means}")
             for name, gain in self.gains(values).items():
-                span = f"[{gain.low:+.{places}f}, {gain.high:+.{places}f}]"
-                out.append(f"  own against {name}: {gain.value:+.{places}f} {span}")
+                out.append(f"  own against {name}: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
         return out
 
 
