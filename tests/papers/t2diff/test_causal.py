@@ -44,6 +44,7 @@ WAYS = [
     {"guess": "ddim"},
     {"guess": "chain"},
     {"guess": "none"},
+    {"guess": "regressed"},
     {"samples": 3},
     {"drift": False},
     {"latent": "slow"},
@@ -122,6 +123,19 @@ def test_the_guess_is_not_made_from_the_target() -> None:
         losses.append(objective(model, SequenceBatch(BATCH.history, targets))["kl"])
     torch.testing.assert_close(seen[0], seen[1])
     assert not torch.allclose(losses[0], losses[1])
+
+
+def test_a_regressed_guess_knows_no_noise() -> None:
+    """Neither while it learns nor when it serves."""
+    guesses, losses = [], []
+    for seed in (0, 1):
+        model = stir(made(guess="regressed", noise_seed=seed))
+        torch.manual_seed(seed)
+        objective = CausalT2DiffObjective(CausalT2DiffObjectiveConfig(), COUNTS)
+        losses.append(objective(model, BATCH)["kl"])
+        guesses.append(model.user_vectors(requests_of([1, 2, 3])))
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(guesses[0], guesses[1])
 
 
 @pytest.mark.parametrize(

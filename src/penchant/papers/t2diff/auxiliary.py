@@ -60,6 +60,8 @@ class CausalT2DiffObjective:
         z_0 = following - here if model.config.drift else following
         r = torch.randint(1, model.config.steps + 1, (len(z_0),), device=z_0.device)
         z_r = noised(model.diffusion, z_0, r, torch.randn_like(z_0))
+        if model.config.guess == "regressed":
+            r, z_r = torch.full_like(r, model.config.steps), torch.zeros_like(z_r)
         network = model.diffusion.network
         assert isinstance(network, PositionNetwork)
         asked = network.withheld(h.detach() if config.detach_in else h)

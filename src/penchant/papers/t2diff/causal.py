@@ -38,9 +38,10 @@ WITHHELD = 0.1
 class CausalT2DiffConfig(SASRecConfig, NoiseConfig):
     """SASRec's sizes, the noise, and how the guess comes about."""
 
-    guess: Literal["none", "zero", "onestep", "ddim", "chain"] = "onestep"
-    """none: SASRec, for the same items; zero: the same and the network that reads a guess, which is zero; onestep: one
-    estimate from pure noise; ddim: a few deterministic steps; chain: Algorithm 2."""
+    guess: Literal["none", "zero", "regressed", "onestep", "ddim", "chain"] = "onestep"
+    """none: SASRec, for the same items; zero: the same and the network that reads a guess, which is zero; regressed:
+    the mean, told by the diffusion's network without ever a noise; onestep: one estimate from pure noise; ddim: a few
+    deterministic steps; chain: Algorithm 2."""
     ddim_steps: int = 5
     samples: int = 1
     """Guesses averaged; with `union`, interests."""
@@ -188,6 +189,8 @@ class CausalT2Diff(SASRec):
         return guess + latents if config.drift else guess
 
     def _z_0(self, diffusion: Diffusion, h: Tensor, real: Tensor, draw: Draw) -> Tensor:
+        if self.config.guess == "regressed":
+            return diffusion.ddim(h, real, lambda number: torch.zeros_like(draw(number)), 1)
         if self.config.guess == "chain":
             return deque(diffusion.chain(h, real, draw), maxlen=1).pop()
         return diffusion.ddim(h, real, draw, self.config.ddim_steps if self.config.guess == "ddim" else 1)

@@ -208,8 +208,9 @@ def past() -> ResultTable:
     """Past the paper: what of T2Diff's idea helps a causal transformer. One seed, judged on validation, to choose by.
 
     sasrec and sasrec-content make no guess: they are what the others have to beat; sasrec-longer has more passes, and
-    takes longer than any of them; "zero" has the network that reads a guess, and none to read. By default neither loss
-    teaches what the other's needs: "taught" lets the diffusion's teach h_t, "joint" also the softmax the diffusion.
+    takes longer than any of them; "zero" has the network that reads a guess, and none to read; "regressed" makes its
+    guess without noise, by the same network. By default neither loss teaches what the other's needs: "taught" lets the
+    diffusion's teach h_t, "joint" also the softmax the diffusion.
     """
     run, content = _causal(t2diff_causal()), _causal(t2diff_content())
     model, told = run.model, run.objective
@@ -225,6 +226,7 @@ def past() -> ResultTable:
         "slow": replace(run, model=replace(model, latent="slow"), objective=taught),
         "ddim-5": replace(run, model=replace(model, guess="ddim"), objective=taught),
         "samples-8": replace(run, model=replace(model, samples=8), objective=taught),
+        "regressed": replace(run, model=replace(model, guess="regressed"), objective=taught),
         "samples-8-slow": replace(run, model=replace(model, samples=8, latent="slow"), objective=taught),
         "union-8": replace(run, model=replace(model, samples=8, union=True), objective=taught),
         "guided": replace(run, model=replace(model, guidance=1.0), objective=taught),
