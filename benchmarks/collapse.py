@@ -49,7 +49,7 @@ OF_ATTENTION = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of one Store and split")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of one Store, split and seed")
     parser.add_argument("--store", type=Path, help="where their Store lies, if not where it was")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -60,7 +60,8 @@ def main() -> None:
     store = load_run(arguments.runs[0], arguments.store, device="cpu").store
     for name, metrics in rows_of(report.columns).items():
         config = dict(zip((c.name for c in report.columns), configs, strict=False)).get(name, {})
-        write(arguments.results, TABLE, name, store, report.split, metrics, config, window=report.window)
+        seed = configs[0]["train"]["seed"]
+        write(arguments.results, TABLE, name, store, report.split, metrics, config, window=report.window, seed=seed)
         print(name, metrics, flush=True)
 
 

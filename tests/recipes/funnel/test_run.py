@@ -32,6 +32,19 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_store(tmp_path_factory.mktemp("funnel") / "store", num_users=150, num_items=120, seed=2)
 
 
+def test_the_demo_finds_by_the_papers_and_by_what_they_have_to_beat() -> None:
+    plain, with_karma = recipe.demo_funnel(), recipe.demo_funnel(with_karma=True)
+    kinds = {channel.name: channel.run.kind for channel in plain.channels}
+    assert kinds["t2diff"] == "t2diff_causal"
+    assert kinds["ulim"] == "ulim"
+    assert {"sasrec", "item_knn", "popularity"} < set(kinds)
+    assert (plain.rank_kind, plain.fuse) == ("auto", None)
+    assert {c.name for c in with_karma.channels} == {*kinds, "karma"}
+    assert with_karma.fuse == with_karma.features_from == "karma"
+    longest = max(getattr(getattr(c.run, "model", None), "max_len", 0) for c in plain.channels)
+    assert plain.settings.max_history >= longest
+
+
 def small() -> recipe.FunnelRun:
     run = recipe.shortened(recipe.funnel(), 2.0)
     settings = replace(run.settings, merged_size=60, preranked_size=20, list_size=10)

@@ -232,6 +232,7 @@ def past() -> ResultTable:
         "guided": replace(run, model=replace(model, guidance=1.0), objective=taught),
         "sasrec-content": replace(content, model=replace(content.model, guess="none", latent="items")),
         "content": replace(content, objective=taught),
+        "content-samples-8": replace(content, model=replace(content.model, samples=8), objective=taught),
         "content-latent-alone": replace(content, model=replace(content.model, item_content=False), objective=taught),
     }
     return replace(_table("past", runs), window="valid")
