@@ -224,6 +224,18 @@ def test_differences_are_told_of_what_is_claimed(folder: Path, tmp_path: Path) -
     assert "NDCG@10" in one[0]
 
 
+def test_rows_may_have_controls_of_their_own(folder: Path, tmp_path: Path) -> None:
+    describe(folder, pairs={"above": "below", "alike": "control"}, metrics=["HR@10"])
+    text = write_report(folder, tmp_path / "docs").read_text()
+    assert "Difference to its control; the claim" in text
+    assert "| above less below | HR@10 | +0.2" in text
+    assert "| alike less control | HR@10 | " in text
+    assert "below less" not in text
+    describe(folder, pairs={"above": 3})
+    with pytest.raises(RunError, match="field 'pairs' cannot be"):
+        write_report(folder, tmp_path / "docs")
+
+
 def test_rows_judged_on_other_targets_are_not_compared(folder: Path, tmp_path: Path) -> None:
     write_result(folder, result(row="fewer"), per_user(0.3, users=50))
     nan = per_user(0.3)

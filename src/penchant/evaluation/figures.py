@@ -178,6 +178,7 @@ def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None)
             axes[1].axvline(0.0, color="0.4", linewidth=0.8)
             axes[1].set_xlabel(f"difference to {control}, 95 % interval")
         for axis in axes:
+            axis.locator_params(axis="x", nbins=5)  # more labels touch
             axis.grid(axis="x", color="0.9")
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)

@@ -5,6 +5,7 @@ How a table is shown comes from an optional `table.json` beside its rows:
     title            heading; else the folders' names
     note             a paragraph below it
     control          the row the others are compared with, in pairs, user by user
+    pairs            {row: its control}: these rows are compared with others than `control`
     claim            "better" (default) or "worse": what is claimed of each row beside the control (ablations: "worse")
     metrics          columns, the first one drawn; else the usual ones that every row has. "HR@10, item=cold" is of a
                      slice, of which no difference is told
@@ -19,8 +20,8 @@ A row whose slices have `curves` ({"over": what, "panels": {panel: {line: points
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, stdev
@@ -46,12 +47,18 @@ class TableInfo:
     title: str
     note: str = ""
     control: str | None = None
+    pairs: Mapping[str, str] = field(default_factory=dict)
     claim: Literal["better", "worse"] = "better"
     metrics: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
     against: str | None = None
     curve: str | None = None
     lower_is_better: tuple[str, ...] = ("LogLoss", "ECE")
+
+    def control_of(self, row: str) -> str | None:
+        """The row that this one is compared with; None if it is the control."""
+        control = self.pairs.get(row, self.control)
+        return None if control == row else control
 
     def claimed(self, metric: str) -> Literal["higher", "lower"]:
         """Which way the metric is claimed to go."""
@@ -118,6 +125,8 @@ def _fits(key: str, value: object) -> bool:
         return value in ("better", "worse")
     if key in ("metrics", "compared", "lower_is_better"):
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if key == "pairs":
+        return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
     return key in ("title", "note", "control", "against", "curve") and isinstance(value, str)
 
 
@@ -198,14 +207,17 @@ def _group_text(info: TableInfo, rows: list[ResultRow], figure: str, draw: bool)
         ),
         "",
     ]
-    control = next((row for row in rows if row.name == info.control), None)
-    others = [row for row in rows if row is not control] if control else []
+    by_name = {row.name: row for row in rows}
+    controls = {row.name: by_name.get(info.control_of(row.name) or "") for row in rows}
     compared = info.compared or columns
     paired = [m for m in columns if m in compared and any(row.users(m) for row in rows)]
-    told = {(row.name, m): difference(row, control, m) for row in others for m in paired} if control else {}
-    if control and told:
-        claim = f"Difference to `{control.name}`; the claim is that each row is {info.claim}."
-        body = [[row, metric, *_verdict(d, info.claimed(metric))] for (row, metric), d in told.items()]
+    told = {
+        (row.name, m): difference(row, control, m) for row in rows if (control := controls[row.name]) for m in paired
+    }
+    if told:
+        to = "its control" if info.pairs else f"`{info.control}`"
+        claim = f"Difference to {to}; the claim is that each row is {info.claim}."
+        body = [[_of_pair(info, row), metric, *_verdict(d, info.claimed(metric))] for (row, metric), d in told.items()]
         lines += [claim, "", *_markdown(["row", "metric", "difference", "95 % interval", "verdict"], body), ""]
     elif info.control:
         lines += [f"The control `{info.control}` has not been run here, so no difference is told.", ""]
@@ -232,7 +244,12 @@ def _group_text(info: TableInfo, rows: list[ResultRow], figure: str, draw: bool)
             if row.values(info.against) and row.values(columns[0])
         }
         return lines, draw_against(title, info.against, columns[0], points)
-    return lines, draw_rows(title, columns[0] if columns else "", bars, control.name if control else None)
+    return lines, draw_rows(title, columns[0] if columns else "", bars, "its control" if info.pairs else info.control)
+
+
+def _of_pair(info: TableInfo, row: str) -> str:
+    """A row as it is compared; with its control where rows differ in that."""
+    return f"{row} less {info.control_of(row)}" if info.pairs else row
 
 
 def _reliability(rows: list[ResultRow]) -> dict[str, list[tuple[float, float]]]:
