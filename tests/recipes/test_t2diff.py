@@ -25,6 +25,7 @@ from penchant.papers.t2diff.leak import MEASURES, read_report
 from penchant.papers.t2diff.model import T2Diff, T2DiffConfig
 from penchant.recipes.judge import judge_run
 from penchant.recipes.named import RECIPES, recipe_of
+from penchant.recipes.rows import Row
 from penchant.recipes.runs import SequenceRun, load_run, train_run
 from penchant.recipes.t2diff import causal, tables
 from penchant.recipes.t2diff import run as recipe
@@ -182,13 +183,18 @@ def test_every_number_of_steps_has_the_same_noise_at_its_end() -> None:
 def test_every_row_of_the_tables_is_a_complete_run_of_its_own() -> None:
     made = {table.name: table for table in tables.tables()}
     of_table2 = {f"table2{part}" for part in ("", "-loo", "-beauty", "-published", "-d8")}
-    assert set(made) == of_table2 | {"long", "table3", "table4", "forms", "past"}
+    assert set(made) == of_table2 | {"long", "table3", "table4", "forms", "past", "past-chosen"}
     for table in made.values():
         keys = [(row.name, row.data, row.split) for row in table.rows]
         assert len(set(keys)) == len(keys)
-        assert table.targets == (None if table.name == "table2-beauty" else tables.TARGETS)
+        assert table.targets == {"table2-beauty": None, "past-chosen": tables.TESTED}.get(table.name, tables.TARGETS)
         assert table.window == ("valid" if table.name == "past" else "test")
-    assert {name for name, table in made.items() if table.seeds == 3} == {"table2"}
+    assert {name for name, table in made.items() if table.seeds == 3} == {"table2", "past-chosen"}
+    tested = made["past-chosen"]
+    assert tested.first_seed >= made["past"].first_seed + made["past"].seeds  # seeds that chose nothing
+    assert {len(row.tries) for row in tested.rows if isinstance(row, Row)} == {len(tables.RATES)}
+    by_name = {row.name: row.run for row in made["past"].rows}
+    assert by_name["samples-8-longer"] == next(row.run for row in tested.rows if row.name == "t2diff")
     rows = {row.name for row in made["table2"].rows}
     assert {"t2diff-literal", "t2diff-algorithm-1", "t2diff", "wo-dp", "mixed-attention", "sasrec", "gru4rec"} <= rows
     small = [row.run for row in made["table2-d8"].rows]

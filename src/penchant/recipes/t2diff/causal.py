@@ -43,13 +43,14 @@ class CausalT2DiffRun:
 
 
 def t2diff_causal() -> CausalT2DiffRun:
-    """T2Diff past the paper: SASRec that also reads a guess of the next item, made from noise. Minutes."""
-    return CausalT2DiffRun()
+    """T2Diff past the paper: SASRec that also reads the mean of eight guesses of the next item, made from noise. Its
+    history learns from the diffusion's loss too. Minutes."""
+    return CausalT2DiffRun(model=CausalT2DiffConfig(samples=8), objective=CausalT2DiffObjectiveConfig(detach_in=False))
 
 
 def t2diff_content() -> CausalT2DiffRun:
-    """The same, its guess made among frozen content vectors, which items' vectors read too (`penchant encode`)."""
-    run = CausalT2DiffRun()
+    """The same, its guesses made among frozen content vectors, which items' vectors read too (`penchant encode`)."""
+    run = t2diff_causal()
     return replace(run, model=replace(run.model, latent="content", item_content=True))
 
 
