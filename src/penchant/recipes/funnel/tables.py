@@ -30,7 +30,7 @@ from penchant.recipes.funnel.run import (
 )
 from penchant.recipes.karma.run import karma_decoded
 from penchant.recipes.runs import Run, flat, train_run
-from penchant.recipes.t2diff.run import t2diff
+from penchant.recipes.t2diff.causal import t2diff_causal
 from penchant.recipes.ulim.run import ulim
 from penchant.training.loop import FitResult
 
@@ -62,8 +62,9 @@ class FunnelRow:
 
 
 def of_four() -> FunnelRun:
-    """KARMA, ULIM, T2Diff and popularity; KARMA fused with the pre-ranker and a feature of DMAE, which ranks."""
-    return _with_karma({"karma": _karma(), "ulim": ulim(), "t2diff": t2diff(), "popularity": popularity()})
+    """KARMA, ULIM, T2Diff and popularity; KARMA fused with the pre-ranker and a feature of DMAE, which ranks. T2Diff is
+    of the form that validation chose (`t2diff-past`)."""
+    return _with_karma({"karma": _karma(), "ulim": ulim(), "t2diff": t2diff_causal(), "popularity": popularity()})
 
 
 def _karma() -> Run:
