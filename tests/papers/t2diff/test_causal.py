@@ -44,6 +44,7 @@ WAYS = [
     {"guess": "ddim"},
     {"guess": "chain"},
     {"guess": "none"},
+    {"guess": "last"},
     {"guess": "regressed"},
     {"samples": 3},
     {"drift": False},
@@ -123,6 +124,14 @@ def test_the_guess_is_not_made_from_the_target() -> None:
         losses.append(objective(model, SequenceBatch(BATCH.history, targets))["kl"])
     torch.testing.assert_close(seen[0], seen[1])
     assert not torch.allclose(losses[0], losses[1])
+
+
+@torch.no_grad()
+def test_the_last_item_may_stand_where_the_guess_does() -> None:
+    model = stir(made(guess="last"))
+    h, last = model.states(BATCH.history), model.latents(BATCH.history)
+    torch.testing.assert_close(model.hidden(BATCH.history), model.answered(h, last))
+    assert not torch.allclose(model.hidden(BATCH.history), model.answered(h, torch.zeros_like(last)))
 
 
 def test_a_regressed_guess_knows_no_noise() -> None:

@@ -53,10 +53,11 @@ class CausalT2DiffObjective:
         if model.training:
             self._follow(model, batch)
         h = model.states(batch.history)
+        here = model.latents(batch.history)
         if model.diffusion is None:
-            users = model.answered(h, h.new_zeros(*h.shape[:2], model.config.latent_width))
+            users = model.answered(h, model.guessed(h, here, mask, lambda _: torch.zeros_like(here)))
             return self.softmax.terms(model, users[mask], batch.targets[mask])
-        here, following = model.latents(batch.history), model.latents(batch.targets)
+        following = model.latents(batch.targets)
         z_0 = following - here if model.config.drift else following
         r = torch.randint(1, model.config.steps + 1, (len(z_0),), device=z_0.device)
         z_r = noised(model.diffusion, z_0, r, torch.randn_like(z_0))

@@ -38,10 +38,10 @@ WITHHELD = 0.1
 class CausalT2DiffConfig(SASRecConfig, NoiseConfig):
     """SASRec's sizes, the noise, and how the guess comes about."""
 
-    guess: Literal["none", "zero", "regressed", "onestep", "ddim", "chain"] = "onestep"
-    """none: SASRec, for the same items; zero: the same and the network that reads a guess, which is zero; regressed:
-    the mean, told by the diffusion's network without ever a noise; onestep: one estimate from pure noise; ddim: a few
-    deterministic steps; chain: Algorithm 2."""
+    guess: Literal["none", "zero", "last", "regressed", "onestep", "ddim", "chain"] = "onestep"
+    """none: SASRec, for the same items; zero: the same and the network that reads a guess, which is zero; last: which
+    is the last item; regressed: the mean, told by the diffusion's network without ever a noise; onestep: one estimate
+    from pure noise; ddim: a few deterministic steps; chain: Algorithm 2."""
     ddim_steps: int = 5
     samples: int = 1
     """Guesses averaged; with `union`, interests."""
@@ -106,7 +106,7 @@ class CausalT2Diff(SASRec):
         # What latents are divided by: about their size at first, then followed. Content is given with size one.
         self.register_buffer("scale", torch.tensor(1.0 if config.latent == "content" else config.width**-0.5))
         self.diffusion = self.answer = None
-        if config.guess not in ("none", "zero"):
+        if config.guess not in ("none", "zero", "last"):
             self.diffusion = Diffusion(config, PositionNetwork(config))
         if config.guess != "none":
             self.answer = MLP(width + config.latent_width, 2 * width, width, dropout=config.dropout)
@@ -180,7 +180,7 @@ class CausalT2Diff(SASRec):
             draw: noise of their shape; each sample takes T + 1 draws.
         """
         if self.diffusion is None:
-            return torch.zeros_like(latents)
+            return latents if self.config.guess == "last" else torch.zeros_like(latents)
         config, total = self.config, torch.zeros_like(latents)
         samples = 1 if config.union else config.samples
         for sample in range(samples):

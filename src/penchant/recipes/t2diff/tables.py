@@ -210,9 +210,9 @@ def past() -> ResultTable:
     """Past the paper: what of T2Diff's idea helps a causal transformer. One seed, judged on validation, to choose by.
 
     sasrec and sasrec-content make no guess: they are what the others have to beat; rows that end in -longer have more
-    passes; "zero" has the network that reads a guess, and none to read; "regressed" makes its guess without noise, by
-    the same network. By default neither loss teaches what the other's needs: "taught" lets the diffusion's teach h_t,
-    "joint" also the softmax the diffusion.
+    passes; "zero" has the network that reads a guess, and none to read; "last" reads the last item in the guess's
+    place; "regressed" makes its guess without noise, by the same network. By default neither loss teaches what the
+    other's needs: "taught" lets the diffusion's teach h_t, "joint" also the softmax the diffusion.
     """
     run, content = (_causal(_plain(run)) for run in (t2diff_causal(), t2diff_content()))
     model, told = run.model, run.objective
@@ -221,6 +221,8 @@ def past() -> ResultTable:
         "sasrec": replace(run, model=replace(model, guess="none")),
         "sasrec-longer": replace(run, model=replace(model, guess="none"), train=_for(run.train, LONGER)),
         "zero": replace(run, model=replace(model, guess="zero")),
+        "last": replace(run, model=replace(model, guess="last")),
+        "last-longer": replace(run, model=replace(model, guess="last"), train=_for(run.train, LONGER)),
         "causal": run,
         "taught": replace(run, objective=taught),
         "joint": replace(run, objective=replace(taught, detach_out=False)),
