@@ -33,7 +33,7 @@ OF_VECTORS = {
     "JS@50 without the target": "js_others",
     "Next title told, nats": "told_gain",
     "HR@50": "hr",
-    "HR@50, cold": "hr_cold",
+    "HR@50, rare": "hr_rare",
 }
 """Columns, by the names of a `Diagnosis`'s numbers."""
 OF_ATTENTION = {

@@ -56,7 +56,7 @@ def main() -> None:
 
 EXAMPLES = """# Interests, read
 
-Users of {data} drawn at random, good or bad: nobody chose them. Beside each what their vector alone was told to say
+Users of {data} drawn at random, good or bad: nobody chose them. Beside each what was decoded from their vector alone
 (the likeliest words, one after the other), the actions it was made from, and the items nearest to it. The words are no
 item's text; the history is not given to what tells them.
 
@@ -67,7 +67,7 @@ Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} most-popular: Nats a word}}}} by how often words are in what is clicked. Of a run
 on the Store {fingerprint}, seed {seed}.
 
-| user | told from the vector | last actions, newest first | nearest items |
+| user | decoded from the vector | last actions, newest first | nearest items |
 | --- | --- | --- | --- |
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,23 @@ def test_differences_are_told_of_what_is_claimed(folder: Path, tmp_path: Path) -
     one = [line for line in lines_of(write_report(folder, tmp_path / "docs"), "below") if "held" in line]
     assert (len(both), len(one)) == (2, 1)
     assert "NDCG@10" in one[0]
+
+
+def test_the_page_begins_with_links_to_its_tables(folder: Path, tmp_path: Path) -> None:
+    """Controls before others; anchors as GitHub makes them, also of two tables of one name."""
+    describe(folder, title="KARMA's Table 1: what it's worth", control="control")
+    for paper, table in (("controls", "beauty"), ("aside", "more")):
+        write_result(folder, replace(result(row="one"), paper=paper, table=table))
+        (folder / paper / table / "table.json").write_text(json.dumps({"title": "Two of a name"}))
+    lines = write_report(folder, tmp_path / "docs").read_text().splitlines()
+    contents = [line for line in lines if line.startswith("- **") and "](#" in line]
+    assert contents == [
+        "- **Controls**: [Two of a name](#two-of-a-name)",
+        "- **aside**: [Two of a name](#two-of-a-name-1)",
+        "- **house**: [KARMA's Table 1: what it's worth](#karmas-table-1-what-its-worth)",
+    ]
+    titles = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    assert titles == ["Two of a name", "Two of a name", "KARMA's Table 1: what it's worth"]
 
 
 def test_rows_may_have_controls_of_their_own(folder: Path, tmp_path: Path) -> None:

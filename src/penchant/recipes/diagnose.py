@@ -26,8 +26,8 @@ from penchant.recipes.runs import LoadedRun, load_run
 
 K = 50
 """Depth of the lists that hubs, meaning and hits are taken of."""
-COLD = 5
-"""Training events that a cold item has at most."""
+RARE = 5
+"""Training events that a rare item has at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +260,7 @@ def _of_lists(result: RetrievalResult, store: Store, shared: _Shared) -> dict[st
     counts = vectors.occurrences(lists, store.num_items)
     js, others = js_at(lists, result.items, shared.terms)
     hits = result.values[f"HR@{K}"]
-    cold = result.item_counts[result.items] <= COLD
+    rare = result.item_counts[result.items] <= RARE
     numbers = {
         "skew": vectors.skew(counts),
         "coverage": float((counts > 0).mean()),
@@ -268,9 +268,9 @@ def _of_lists(result: RetrievalResult, store: Store, shared: _Shared) -> dict[st
         "js": float(js.mean()),
         "js_others": float(others.mean()),
         "hr": float(hits.mean()),
-        "cold_targets": float(cold.sum()),
+        "rare_targets": float(rare.sum()),
     }
-    return numbers | ({"hr_cold": float(hits[cold].mean())} if cold.any() else {})
+    return numbers | ({"hr_rare": float(hits[rare].mean())} if rare.any() else {})
 
 
 def _of_items(items: np.ndarray, shares: np.ndarray, categories: np.ndarray) -> dict[str, float]:

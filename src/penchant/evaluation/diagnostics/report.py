@@ -88,10 +88,10 @@ GROUPS: dict[str, dict[str, Number]] = {
     },
     "Hits": {
         "hr": Number("HR@50", "", "Share of targets in the list."),
-        "hr_cold": Number(
-            "HR@50, cold items", "low", "Of targets with at most 5 training events: an id has hardly learned those.", 4
+        "hr_rare": Number(
+            "HR@50, rare items", "low", "Of targets with at most 5 training events: an id has hardly learned those.", 4
         ),
-        "cold_targets": Number("cold targets", "", "How many those are.", 0),
+        "rare_targets": Number("rare targets", "", "How many those are.", 0),
     },
 }
 """Every number by its name in `Diagnosis.numbers`, in groups."""

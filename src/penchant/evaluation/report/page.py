@@ -20,6 +20,7 @@ A row whose slices have `curves` ({"over": what, "panels": {panel: {line: points
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -31,11 +32,31 @@ from penchant.data.store import write_text
 from penchant.errors import RunError
 from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_lines, draw_reliability, draw_rows
 from penchant.evaluation.report.compare import ResultRow, difference, group_of, rows_of
-from penchant.evaluation.results import find_results
+from penchant.evaluation.results import Result, find_results
 from penchant.evaluation.significance import LEVEL, RESAMPLES, Difference
 
 USUAL = ("HR@10", "NDCG@10", "MRR@10", "Coverage@10", "AUC", "GAUC request", "GAUC user", "LogLoss")
 PAGE = "results.md"
+ORDER = {
+    "controls": "Controls",
+    "karma": "KARMA",
+    "t2diff": "T2Diff",
+    "ulim": "ULIM",
+    "dmae": "DMAE",
+    "funnel": "The funnel",
+}
+"""Papers as they come on the page, under these names; then all others as they are called."""
+READING = (
+    "**HR@K**: the share of targets (what users clicked next) that are among the first K of the whole catalogue; no "
+    "negatives are drawn. **NDCG, MRR**: the same, the higher the place the more. **Coverage**: the share of the "
+    "catalogue that is in some list. **AUC, GAUC**: how often the clicked is before the rest of what was shown; GAUC "
+    "within each request or user, then averaged. **JS@50**: overlap of the target's terms with its list's. **ECE**: "
+    "what a probability is off by.",
+    "**head, tail, cold**: items that make the first half of all training clicks, the last fifth, and none of them.",
+    "Data are named as their Stores; `penchant reproduce TABLE --dry-run` tells how to make them. Hashes tell versions "
+    "of data and split: rows of different ones are not compared. **CPU s**: training and judging, all threads.",
+)
+"""How the page is read, a line each."""
 FIGURES = "results"
 """The folder of the figures beside the page; it is the report's own, and other files in it are removed."""
 
@@ -144,11 +165,16 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
         "that zero is inside or the data cannot tell. Trials are the variants tried on validation before the test.",
         "",
     ]
+    lines += [*(f"- {line}" for line in READING), ""]
     figures: dict[str, bytes] = {}
     if not found:
         lines += ["There are no result files yet.", ""]
-    for (paper, table), of_table in groupby(found, key=lambda r: (r.paper, r.table)):
-        info = read_table_info(results / paper / table)
+    found = sorted(found, key=_place)
+    tables = {key: list(of_table) for key, of_table in groupby(found, key=lambda r: (r.paper, r.table))}
+    infos = {(paper, table): read_table_info(results / paper / table) for paper, table in tables}
+    lines += _contents(infos)
+    for (paper, table), of_table in tables.items():
+        info = infos[paper, table]
         lines += [f"## {info.title}", ""]
         if info.note:
             lines += [info.note, ""]
@@ -175,6 +201,25 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
                     figures[name] = draw_lines(f"{info.title}: {row.name}", over, panels) if draw else b""
                     lines += [f"![{row.name}, by {over}]({FIGURES}/{name})", ""]
     return "\n".join(lines).rstrip("\n") + "\n", figures
+
+
+def _place(result: Result) -> tuple[int, str, str]:
+    """Papers in their order; a stable sort leaves the rest as it was."""
+    known = list(ORDER)
+    return (known.index(result.paper) if result.paper in known else len(known), result.paper, result.table)
+
+
+def _contents(infos: Mapping[tuple[str, str], TableInfo]) -> list[str]:
+    """A line a paper, with links to its tables."""
+    taken: dict[str, int] = {}
+    links: dict[str, list[str]] = {}
+    for (paper, _), info in infos.items():
+        # As GitHub makes them: letters, digits and hyphens; the second of a name is numbered.
+        name = re.sub(r"[^\w\- ]", "", info.title.lower()).replace(" ", "-")
+        taken[name] = taken.get(name, -1) + 1
+        anchor = f"{name}-{taken[name]}" if taken[name] else name
+        links.setdefault(paper, []).append(f"[{info.title}](#{anchor})")
+    return [*(f"- **{ORDER.get(paper, paper)}**: {'; '.join(of_paper)}" for paper, of_paper in links.items()), ""]
 
 
 def _free_name(stem: str, taken: dict[str, Any]) -> str:
