@@ -239,9 +239,6 @@ def past() -> ResultTable:
         "guided": replace(run, model=replace(model, guidance=1.0), objective=taught),
         "sasrec-content": replace(content, model=replace(content.model, guess="none", latent="items")),
         "content": replace(content, objective=taught),
-        "content-samples-8-longer": replace(
-            content, model=replace(content.model, samples=8), objective=taught, train=_for(run.train, LONGER)
-        ),
         "content-latent-alone": replace(content, model=replace(content.model, item_content=False), objective=taught),
     }
     return replace(_table("past", runs), window="valid")
@@ -251,18 +248,14 @@ def past_chosen() -> ResultTable:
     """Past the paper, tested once: what `past` chose, beside SASRec and GRU4Rec, as many passes for all, each at the
     best of four rates on validation. Three seeds, which chose nothing.
 
-    t2diff-regressed makes its guess without noise; rows named content read frozen text vectors too.
+    last-item reads the last item in the guess's place: what there is of T2Diff without any diffusion.
     """
-    chosen, content = t2diff_causal(), t2diff_content()
-    regressed = replace(chosen, model=replace(chosen.model, guess="regressed", samples=1))
-    no_guess = replace(content.model, guess="none", latent="items", samples=1)
+    chosen = t2diff_causal()
     runs: dict[str, CausalT2DiffRun | SequenceRun] = {
         "sasrec": controls.sasrec(),
         "gru4rec": controls.gru4rec(),
         "t2diff": chosen,
-        "t2diff-regressed": regressed,
-        "sasrec-content": replace(content, model=no_guess),
-        "t2diff-content": content,
+        "last-item": replace(chosen, model=replace(chosen.model, guess="last", samples=1)),
     }
     longer = {name: replace(run, train=_for(run.train, LONGER)) for name, run in runs.items()}
     rows = tuple(
