@@ -12,6 +12,7 @@ import pytest
 from penchant.cli.main import main
 from tests.factories import make_store
 from tests.markdown import Document
+from tests.test_commands import answers
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
@@ -32,7 +33,9 @@ def test_every_block_runs_in_order(
             program, command, *rest = shlex.split(line)
             assert program == "penchant"
             commands.append(command)
-            if command != "serve":  # it would not end
+            if command == "serve":
+                assert "/v1/recommend" in answers(line, tmp_path)["paths"]
+            else:
                 assert main([command, *rest]) == 0, line
     assert commands[-1] == "serve"
     assert (tmp_path / "stores" / "shop.html").is_file()
