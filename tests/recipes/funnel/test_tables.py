@@ -75,6 +75,8 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
     found = {result.row: result for result in find_results(results)}
     assert set(found) == {"fused", "plain", "sasrec-alone"}
     alone = found.pop("sasrec-alone")
+    (trained,) = (tmp_path / "runs/funnel/four/channels").glob("sasrec-*/result.json")
+    assert alone.cpu_seconds > json.loads(trained.read_text())["cpu_seconds"], "another row trained it"
     report = json.loads((tmp_path / "runs/funnel/four/plain.made-up.funnel.s0/report.json").read_text())
     (same,) = (c["hr"]["value"] for c in report["controls"] if (c["name"], c["kind"]) == ("sasrec", "channel"))
     assert alone.metrics["HR@10"] == pytest.approx(same), "the channel by itself, as the funnel's own report has it"
