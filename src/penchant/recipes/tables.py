@@ -8,6 +8,7 @@ from penchant.recipes.funnel import tables as funnel
 from penchant.recipes.karma import tables as karma
 from penchant.recipes.rows import ResultTable, Row, at_rates
 from penchant.recipes.t2diff import tables as t2diff
+from penchant.recipes.t2diff.baselines import bert4rec_long
 from penchant.recipes.ulim import tables as ulim
 
 PREPARE = {
@@ -29,13 +30,15 @@ PREPARE = {
 
 
 def calibration() -> ResultTable:
-    """The harness against the literature: SASRec and GRU4Rec with histories of 200 on ML-1M, one seed."""
+    """The harness against the literature: SASRec and GRU4Rec with histories of 200 on ML-1M, one seed; BERT4Rec where
+    the literature has it, leave-one-out."""
     runs = (("sasrec-ce", controls.sasrec_long(), 45.0, 11), ("gru4rec-ce", controls.gru4rec_long(), 45.0, 2))
     rows = tuple(
         Row(name=name, run=run, data="ml-1m-all", split=split, minutes=minutes, trials=trials)
         for split in ("loo", "temporal-successive")
         for name, run, minutes, trials in runs
     )
+    rows += (Row(name="bert4rec-ce", run=bert4rec_long(), data="ml-1m-all", split="loo", minutes=100.0),)
     return ResultTable(paper="controls", name="calibration", rows=rows, seeds=1)
 
 
