@@ -24,7 +24,7 @@ from penchant.recipes.reproduce import choose
 from tests.markdown import Document
 from tests.test_docs import PAGES, ROOT
 
-UNFINISHED = re.compile(r"[\[\]<>…|]|\.\.\.|COMMAND|SOURCE|--\w+\]")
+UNFINISHED = re.compile(r"[\[\]<>…|]|\.\.\.|COMMAND|SOURCE|PAPER|TABLE|--\w+\]")
 """What stands for something else: nobody can type it."""
 
 

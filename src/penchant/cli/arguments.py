@@ -31,12 +31,12 @@ def parse(command: str, kind: Callable[..., T], args: Sequence[str], says: str |
     return tyro.cli(kind, prog=f"penchant {command}", args=args, description=says)
 
 
-def parse_with_run(command: str, kind: type[T], run: R, args: Sequence[str]) -> tuple[T, R]:
-    """The arguments as a `kind`, and a recipe's run with the fields that were set by name."""
+def parse_with_run(command: str, kind: type[T], run: R, args: Sequence[str], says: str | None = None) -> tuple[T, R]:
+    """The arguments as a `kind`, and a recipe's run with the fields that were set by name (`says`: see `parse`)."""
     field = ("run", Flat[type(run)], dataclasses.field(default_factory=lambda: run))
     both: Any = dataclasses.make_dataclass(kind.__name__, [field], bases=(kind,), frozen=True, kw_only=True)
     both.__doc__ = kind.__doc__
-    chosen = parse(command, both, args)
+    chosen = parse(command, both, args, says)
     return chosen, chosen.run
 
 
@@ -53,8 +53,18 @@ def cold_users(split: Split, window: str) -> str:
     return f"{split.cold_users(window):,} users without history before the window are no targets."
 
 
-def pick(command: str, what: str, choices: Mapping[str, str], usage: str, args: Sequence[str]) -> str | None:
+def pick(
+    command: str,
+    what: str,
+    choices: Mapping[str, str],
+    usage: str,
+    args: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> str | None:
     """The choice that the first argument names; None after its help, which lists all of them.
+
+    Args:
+        groups: heading -> the choices that the help lists under it; one list of all if None.
 
     Raises:
         ConfigError: it names none.
@@ -62,10 +72,14 @@ def pick(command: str, what: str, choices: Mapping[str, str], usage: str, args: 
     if not args or args[0] in ("-h", "--help"):
         console = Console(highlight=False, soft_wrap=True)
         console.print(usage, markup=False)
-        listing = Table(what, "what it is", box=None, pad_edge=False)
-        for name, says in choices.items():
-            listing.add_row(f"  {name}", says)
-        Console(highlight=False).print(listing)
+        for heading, names in (groups or {"": choices}).items():
+            if heading:
+                console.print(heading, markup=False)
+            listing = Table(what, "what it is", box=None, pad_edge=False, show_header=not heading)
+            listing.columns[0].min_width = max(map(len, choices)) + 2
+            for name in names:
+                listing.add_row(f"  {name}", choices[name])
+            Console(highlight=False).print(listing)
         return None
     if args[0] not in choices:
         fix = f"Choose one of: {', '.join(choices)}. See `penchant {command} --help`."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,12 +18,12 @@ COMMANDS = {
     "encode": ("data", "Add frozen text and image vectors to a Store"),
     "train": ("train", "Train one model on one split of a Store"),
     "evaluate": ("train", "Judge a trained model, or a list made elsewhere, on the whole catalogue"),
-    "explain": ("explain", "Read in words what KARMA knows of a user"),
+    "explain": ("explain", "Read in words and pictures what KARMA knows of a user"),
     "funnel": ("funnel", "Train and judge a whole funnel; write its report"),
     "export": ("serve", "Pack what serving needs of a funnel, and no more, into a bundle"),
     "serve": ("serve", "Serve a bundle over HTTP, with a page to look at it"),
     "reproduce": ("results", "Run what is missing of a table of results"),
-    "report": ("results", "Write a Store's data sheet, collapse diagnostics of runs, or docs/results.md"),
+    "report": ("results", "Write a Store's data sheet, collapse diagnostics of runs, T2Diff's leak or docs/results.md"),
     "bazaar": ("bazaar", "The best that anyone could do on a Store of the generated market"),
     "demo": ("funnel", "Real logs to a served funnel in a few minutes (MovieLens 100K)"),
 }
@@ -76,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print("[red]error:[/]", end=" ")
         errors.print(str(error), markup=False)
         return 2
+    except BrokenPipeError:  # who reads (head, less) has seen enough; nor shall the flush at exit complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in DISK_FIXES:
             raise

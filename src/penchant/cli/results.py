@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import cleandoc
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from penchant.papers.t2diff.leak import read_report
 from penchant.recipes.diagnose import DiagnoseConfig, diagnose
 from penchant.recipes.reproduce import choose, missing, run_row, show
 from penchant.recipes.t2diff.figures import draw_figures, leak_table
+from penchant.recipes.tables import tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Reproduce:
     """
 
     table: Positional[str]
-    """A paper (controls, karma, t2diff, ulim, dmae, funnel), or one of its tables (t2diff-table2, ...)."""
+    """A paper for all its tables (karma), or one of them (karma-table1)."""
     rows: tuple[str, ...] = ()
     """Only these rows."""
     data: tuple[str, ...] = ()
@@ -56,7 +58,8 @@ class Reproduce:
 
 def reproduce(args: Sequence[str]) -> None:
     """Run the missing rows one after the other."""
-    chosen = parse("reproduce", Reproduce, args)
+    says = f"{cleandoc(Reproduce.__doc__ or '')}\n\nPapers and their tables:\n{_known_tables()}"
+    chosen = parse("reproduce", Reproduce, args, says)
     console = Console(highlight=False)
     left = [
         item
@@ -71,6 +74,14 @@ def reproduce(args: Sequence[str]) -> None:
         result = run_row(item, chosen.stores, chosen.runs, chosen.results)
         headline = {k: v for k, v in result.metrics.items() if k in ("HR@10", "NDCG@10", "AUC", "GAUC user")}
         console.print("   ".join(f"{k} {v:.4f}" for k, v in headline.items() if v is not None))
+
+
+def _known_tables() -> str:
+    """A line a paper, with the names of its tables."""
+    names: dict[str, list[str]] = {}
+    for table in tables().values():
+        names.setdefault(table.paper, []).append(table.name)
+    return "\n".join(f"  {paper}: {', '.join(of_paper)}" for paper, of_paper in names.items())
 
 
 REPORTS = {

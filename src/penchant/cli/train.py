@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from penchant.evaluation.lists import evaluate_lists, write_trec
 from penchant.evaluation.protocol import RetrievalResult
 from penchant.recipes.judge import judge_run, metrics_table
 from penchant.recipes.named import RECIPES, recipe_of
-from penchant.recipes.runs import load_run, train_run
+from penchant.recipes.runs import CountRun, RankingRun, Run, load_run, train_run
 
 TRAIN_HELP = """\
 usage: penchant train RECIPE STORE [--split NAME] [--out RUN] [--FIELD VALUE ...]
@@ -29,14 +30,17 @@ A recipe is a complete run; every field of it can be set by name, and its type i
 
 A run that was cut goes on where it stopped when the same command is given again.
 """
+RETRIEVAL = "Retrieval models find items in the whole catalogue.\n"
+RANKERS = """
+Rankers order items. They learn from impressions, what was shown and clicked or not
+(`penchant prepare table ... --impressions shown.csv`). A funnel's own ranker needs none: it learns from clicks among
+what the funnel's channels find.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train one model on the train window of a split, chosen on its valid window.
-
-    $ penchant train sasrec stores/ml-1m --split loo --out runs/sasrec --model.width 128 --train.epochs 10
-    $ penchant train din stores/ml-1m-liked --train.optim.lr 1e-3
 
     A run that was cut goes on where it stopped when the same command is given again.
     """
@@ -53,12 +57,15 @@ class Train:
 def train(args: Sequence[str]) -> None:
     """Train a recipe."""
     console = Console(stderr=True, highlight=False)
-    recipes = {r.__name__: (r.__doc__ or "").strip() for r in RECIPES}
-    name = pick("train", "recipe", recipes, TRAIN_HELP, args)
+    says = {recipe.__name__: _paragraphs(recipe) for recipe in RECIPES}
+    listed = {name: first.removeprefix("Ranker: ") for name, (first, *_) in says.items()}
+    name = pick("train", "recipe", listed, TRAIN_HELP, args, _groups())
     if name is None:
         return
     run = recipe_of(name)
-    chosen, run = parse_with_run(f"train {name}", Train, run, args[1:])
+    begins, *ends = _paragraphs(Train)
+    words = "\n\n".join([begins, *says[name][1:], _examples(name, run), *ends])
+    chosen, run = parse_with_run(f"train {name}", Train, run, args[1:], words)
     store = Store(chosen.store)
     split = open_split(store, chosen.split)
     out = chosen.out or Path("runs") / f"{name}-{store.name}-{split.name}"
@@ -66,6 +73,26 @@ def train(args: Sequence[str]) -> None:
     best = "" if result.best is None else f", {result.best:.4f} on valid at {result.best_step:,}"
     console.print(f"{result.steps:,} steps in {result.wall_seconds:,.0f} s{best}. Model in [bold]{out}[/]")
     console.print(f"Next: penchant evaluate {out}")
+
+
+def _paragraphs(documented: object) -> list[str]:
+    """A docstring's paragraphs, each as one line."""
+    return [" ".join(paragraph.split()) for paragraph in (getdoc(documented) or "").split("\n\n")]
+
+
+def _groups() -> dict[str, list[str]]:
+    """Heading -> the recipes that the help lists under it."""
+    groups: dict[str, list[str]] = {RETRIEVAL: [], RANKERS: []}
+    for recipe in RECIPES:
+        groups[RANKERS if isinstance(recipe(), RankingRun) else RETRIEVAL].append(recipe.__name__)
+    return groups
+
+
+def _examples(name: str, run: Run) -> str:
+    """Commands that train this recipe."""
+    fields = "" if isinstance(run, CountRun) else " --train.epochs 10"
+    command = f"$ penchant train {name} stores/shop"
+    return f"{command}\n{command} --split funnel --out runs/{name}{fields}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def popularity() -> CountRun:
 
 
 def recent_popularity() -> CountRun:
-    """The same over the last 30 days of the train window. Seconds."""
+    """Popularity over the last 30 days of the train window. Seconds."""
     return CountRun(kind="popularity", model=PopularityConfig(window_days=30.0))
 
 
@@ -90,7 +90,7 @@ def sasrec_beauty() -> SequenceRun:
 
 
 def sasrec_beauty_refit() -> SequenceRun:
-    """The same, trained on the validation events too, as the highest published numbers are. Minutes."""
+    """sasrec_beauty, trained on the validation events too, as the highest published numbers are. Minutes."""
     run = sasrec_beauty()
     return replace(run, refit=True, train=replace(run.train, epochs=30))
 
@@ -136,7 +136,7 @@ def long(run: PrefixRun, max_len: int = 1000) -> PrefixRun:
 
 
 def mean_pooling() -> RankingRun:
-    """Ranker: the history's mean beside the candidate. Minutes."""
+    """Ranker: mean pooling, the history's mean beside the candidate. Minutes."""
     return RankingRun(kind="mean_pooling", model=RankerConfig(embedding_dropout=0.1))
 
 

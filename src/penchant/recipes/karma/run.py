@@ -55,7 +55,7 @@ def karma() -> KarmaRun:
 
 
 def karma_decoded() -> KarmaRun:
-    """The same kept decodable: the next item's text is told from the history and from h_t. Clicks are learned by a
+    """KARMA kept decodable: the next item's text is told from the history and from h_t. Clicks are learned by a
     sampled softmax; the rows of its Table 1 are `penchant reproduce karma-table1`."""
     return KarmaRun(objective=KarmaObjectiveConfig(generate=0.1, reconstruct=0.1))
 

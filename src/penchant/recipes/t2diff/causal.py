@@ -49,7 +49,8 @@ def t2diff_causal() -> CausalT2DiffRun:
 
 
 def t2diff_content() -> CausalT2DiffRun:
-    """The same, its guesses made among frozen content vectors, which items' vectors read too (`penchant encode`)."""
+    """t2diff_causal, its guesses made among frozen content vectors, which items' vectors read too (by
+    `penchant encode`). Minutes."""
     run = t2diff_causal()
     return replace(run, model=replace(run.model, latent="content", item_content=True))
 

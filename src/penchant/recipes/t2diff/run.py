@@ -48,7 +48,7 @@ def t2diff() -> T2DiffRun:
 
 
 def t2diff_algorithm_1() -> T2DiffRun:
-    """The same with Algorithms 1 and 2: the tower learns with guesses from the target, and is served by T steps."""
+    """T2Diff by Algorithms 1 and 2: the tower learns with guesses from the target, and is served by T steps."""
     run = T2DiffRun()
     return replace(
         run, model=replace(run.model, xhat="chain"), objective=replace(run.objective, train_xhat="onestep_r")
@@ -56,8 +56,8 @@ def t2diff_algorithm_1() -> T2DiffRun:
 
 
 def t2diff_literal() -> T2DiffRun:
-    """That as printed: Eq. 15 without r, Eq. 17's noise, Eq. 20's share of a sum, vectors as they are. L_KL is that of
-    Algorithm 1, line 9; of Eq. 23 with --objective.kl-weight mu."""
+    """T2Diff as printed: Eq. 15 without r, Eq. 17's noise, Eq. 20's share of a sum, vectors as they are. L_KL is that
+    of Algorithm 1, line 9; of Eq. 23 with --objective.kl-weight mu."""
     run = t2diff_algorithm_1()
     model = replace(
         run.model, step_embedding=False, reverse_noise="literal", attention="literal_ratio", latent_scale=False
