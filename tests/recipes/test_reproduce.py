@@ -23,7 +23,7 @@ from penchant.recipes.reproduce import (
 )
 from penchant.recipes.rows import ResultTable, Row, at_rates
 from penchant.recipes.runs import SequenceRun
-from penchant.recipes.tables import tables
+from penchant.recipes.tables import PREPARE, tables
 from tests.factories import make_store
 
 ROWS = (
@@ -132,3 +132,10 @@ def test_the_try_that_validates_best_is_run_at_full_length(tmp_path: Path) -> No
     again, _ = choose_try(tries, store, split, folder / f"two-tower.made-up.{split.name}")
     assert isinstance(again, SequenceRun)
     assert again.train.optim.lr == result.config["train"]["optim"]["lr"]  # from the finished tries
+
+
+def test_the_page_on_data_tells_how_the_stores_of_the_results_are_made() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "data.md").read_text().replace("\\\n", " ").split())
+    for name, how in PREPARE.items():
+        for command in how.split(", then "):
+            assert command.format(store=f"stores/{name}") in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,6 +90,19 @@ def test_listening_beyond_this_machine_is_warned_of(
         torch.set_num_threads(threads)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert any("no login" in w for w in warnings) == warned
+
+
+def test_a_bundle_may_be_served_from_inside(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log lies beside it all the same."""
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    threads = torch.get_num_threads()
+    copied = shutil.copytree(bundle_path, tmp_path / "mine")
+    monkeypatch.chdir(copied)
+    try:
+        serve(".", port=0)
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "mine.events.sqlite").is_file()
 
 
 def test_a_missing_bundle_is_refused_before_anything_is_served(tmp_path: Path) -> None:

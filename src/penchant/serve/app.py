@@ -173,7 +173,7 @@ def serve(
         BundleError: the bundle is missing or damaged, or has no reader where one is wanted.
         ConfigError: the address cannot be had; a deadline that nothing here keeps.
     """
-    bundle = Path(bundle)
+    bundle = Path(bundle).resolve()  # "." has no name to call the log by
     logging.basicConfig(format="%(asctime)s %(message)s")  # does nothing where the caller set logging up
     log.setLevel(logging.INFO)
     listening = _listen(host, port)
