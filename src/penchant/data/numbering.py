@@ -197,17 +197,17 @@ def _number_shown(raw: Raw) -> str:
         user, joins = "u.user", "LEFT JOIN user_map u ON u.user_id = s.user_id"
     if "query" in has:
         query, joins = "q.number", f"{joins} LEFT JOIN query_map q ON q.query = s.query"
-    own = ["propensity"] if "propensity" in has else []
+    own = "chance" in has
     timed = "time" in work.types(raw.impressions or "") or not raw.has_time
     work.db.execute(
         f"CREATE TABLE shown_numbered AS SELECT s.request_id, {user}::INTEGER AS user, {'s.ms' if timed else 'NULL'}"
         f"::BIGINT AS ms, {query}::INTEGER AS query, i.item, s.clicked, s.row, "
         f"CAST({'coalesce(s.place, 0)' if 'position' in has else '0'} AS SMALLINT) AS position, "
-        f"{'s.source' if 'source' in has else text('logged')} AS source{''.join(f', s.{c}' for c in own)} "
+        f"{'s.source' if 'source' in has else text('logged')} AS source{', s.chance AS propensity' if own else ''} "
         f"FROM shown_ok s JOIN item_map i USING (item_id) {joins}"
     )
     _forget(raw, "shown")
-    return "".join(f", s.{column}" for column in own)
+    return ", s.propensity" if own else ""
 
 
 def _forget(raw: Raw, log: str) -> None:

@@ -120,8 +120,9 @@ def _check(raw: Raw) -> None:
         return
     has = raw.work.types(raw.impressions)
     place = "TRY_CAST(position AS SMALLINT)" if "position" in has else "0"
+    chance = ", TRY_CAST(propensity AS FLOAT) AS chance" if "propensity" in has else ""
     raw.work.db.execute(
-        f"CREATE VIEW raw_placed AS SELECT *, {place} AS place, {CLICKED} AS clicked FROM {raw.impressions}"
+        f"CREATE VIEW raw_placed AS SELECT *, {place} AS place, {CLICKED} AS clicked{chance} FROM {raw.impressions}"
     )
     timed(raw, "impressions", "raw_placed", "shown_ms", raw.has_time and "time" in has)
     checks = [
@@ -132,6 +133,11 @@ def _check(raw: Raw) -> None:
     if "position" in has:
         wrong = "position IS NOT NULL AND (place IS NULL OR place < 0)"
         checks.append(Check("position is not a number from 1", wrong, "position", "Leave it empty where unknown."))
+    if chance:
+        wrong = "chance IS NULL OR NOT (chance > 0 AND chance <= 1)"
+        checks.append(
+            Check("propensity is no chance", wrong, "propensity", "Give all one above 0, at most 1, or none.")
+        )
     if "source" in has:
         allowed = ", ".join(text(s) for s in SOURCES)
         checks.append(Check("unknown source", f"source NOT IN ({allowed})", "source", f"One of {', '.join(SOURCES)}."))

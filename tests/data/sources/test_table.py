@@ -178,6 +178,19 @@ def test_impressions_are_grouped_by_request_in_order_of_time(tmp_path: Path) -> 
     assert set(store.table("impressions")["source"].to_pylist()) == {"logged"}
 
 
+def test_impressions_may_know_the_chance_that_they_were_looked_at(tmp_path: Path) -> None:
+    chances = ["1", "0.25", "0", "1.5", "often", "", "nan"]
+    rows = "".join(f"r1,{'abcdefg'[n]},0,{n + 1},{chance}\n" for n, chance in enumerate(chances))
+    shown = write(tmp_path / "shown.csv", f"request,item,label,position,Propensity\n{rows}")
+    log = write(tmp_path / "log.csv", f"user,item,time,request\nu,a,{DAY},r1\n")
+    store = store_of(read(Table(events=log, impressions=shown)), tmp_path)
+    found = store.table("impressions").to_pylist()
+    assert [(store.item_ids[r["item"]], r["propensity"]) for r in found] == [("a", 1.0), ("b", 0.25)]
+    (refused,) = store.manifest["refused"]
+    assert (refused["reason"], refused["count"]) == ("propensity is no chance", 5)
+    assert refused["samples"][0] == "shown.csv line 4: propensity = '0'"
+
+
 def test_an_impression_without_any_time_is_refused(tmp_path: Path) -> None:
     shown = write(tmp_path / "shown.csv", "request,item,label\nr1,a,1\nr2,b,0\n")
     log = write(tmp_path / "log.csv", f"user,item,time,request\nu,a,{DAY},r1\n")

@@ -33,6 +33,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "category_path": ("categories", "taxonomy"),
     "image": ("image_path", "image_file", "image_bytes", "picture", "photo", "poster", "thumbnail"),
     "position": ("rank", "slot", "pos"),
+    "propensity": ("examination",),
     "label": ("clicked", "click", "is_click", "is_clicked"),
     "window": ("split", "set"),
 }
@@ -47,7 +48,7 @@ NO_ID = ("", "null", "none", "nan", "\\n", "<na>")
 FIELDS: dict[str, tuple[str, ...]] = {
     "events": ("user_id", "item_id", "timestamp", "action", "query", "request_id"),
     "items": ("item_id", "title", "text", "category", "category_path", "image"),
-    "impressions": ("request_id", "item_id", "label", "user_id", "timestamp", "query", "position"),
+    "impressions": ("request_id", "item_id", "label", "user_id", "timestamp", "query", "position", "propensity"),
     "users": ("user_id",),
     "split": ("user_id", "item_id", "timestamp", "window"),
 }

@@ -32,7 +32,8 @@ class Table:
     items: Path | None = None
     """The catalogue: item_id; title, text, category, category_path, image (a path or bytes); other columns are kept."""
     impressions: Path | None = None
-    """What users were shown: request_id, item_id, label (1 clicked, 0 not); position, user_id, timestamp, query."""
+    """What users were shown: request_id, item_id, label (1 clicked, 0 not); position, user_id, timestamp, query,
+    propensity (the chance that the place was looked at)."""
     users: Path | None = None
     """Profiles: user_id and any other columns."""
     columns: tuple[str, ...] = ()
