@@ -44,6 +44,7 @@ ORDER = {
     "ulim": "ULIM",
     "dmae": "DMAE",
     "funnel": "The funnel",
+    "benchmarks": "Benchmarks",
 }
 """Papers as they come on the page, under these names; then all others as they are called."""
 READING = (
