@@ -359,7 +359,7 @@ def test_health_says_what_is_served(client: TestClient) -> None:
 
 def test_answers_are_as_openapi_says(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]["/v1/recommend"]["post"]["responses"]) == {"200", "413", "422"}
+    assert set(described["paths"]["/v1/recommend"]["post"]["responses"]) == {"200", "413", "422", "500"}
     assert described["components"]["schemas"]["RecommendInput"]["examples"]
     schemas.RecommendOutput.model_validate(post(client, "recommend", user_id="u1", explain=True))
     schemas.SearchOutput.model_validate(post(client, "search", query="red"))

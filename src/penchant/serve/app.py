@@ -44,7 +44,7 @@ MAX_CONCURRENT = 256
 MAX_READING = 4
 """Interests that are read or wait for it; one more is answered with 503 at once."""
 
-REFUSED: dict[int | str, dict[str, Any]] = {422: {"model": schemas.Problems}, 413: {"model": schemas.Problems}}
+REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Problems} for status in (413, 422, 500)}
 
 
 def create_app(service: Service, workers: int | None = None) -> FastAPI:
@@ -95,7 +95,11 @@ def create_app(service: Service, workers: int | None = None) -> FastAPI:
         """Log events; they are on the disk when this answers, and the user's next request sees them."""
         return await answer(lambda: service.append([event.model_dump() for event in body.events]), 201)
 
-    @app.post("/v1/interest", response_model=schemas.InterestOutput, responses={**REFUSED, 404: REFUSED[422]})
+    @app.post(
+        "/v1/interest",
+        response_model=schemas.InterestOutput,
+        responses={**REFUSED, 404: REFUSED[422], 503: REFUSED[422]},
+    )
     async def interest(body: schemas.InterestInput) -> Response:
         """What a user's vector says, told from it alone: words, and the items nearest to it."""
         if not service.reads:
