@@ -26,7 +26,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "timestamp": ("ts", "time", "event_time", "datetime", "date", "created_at", "unix_time", "ts_ms", "timestamp_ms"),
     "action": ("event_type", "event", "behavior", "behaviour", "behavior_type", "action_type"),
     "query": ("search_term", "search_query", "search", "keywords", "q"),
-    "request_id": ("request", "impression_id", "search_id", "session_id", "session"),
+    "request_id": ("request", "impression_id", "search_id"),
     "title": ("name", "product_name", "item_name", "product_title"),
     "text": ("description", "desc", "body", "abstract", "summary", "product_description"),
     "category": ("category_id", "cat", "genre", "genres", "department", "product_type"),
