@@ -98,7 +98,7 @@ def test_a_split_is_counted_as_by_a_loop(store: Store, name: str, rows: int) -> 
     crossed = [r for r in range(1, store.num_events) if user[r] == user[r - 1] and window[r] != window[r - 1]]
     assert numbers.cold_items == len(tested - trained)
     assert numbers.only_test_items == len(tested - elsewhere)
-    assert numbers.rare_targets == sum(int(items[row]) not in trained for row in targets)
+    assert numbers.cold_targets == sum(int(items[row]) not in trained for row in targets)
     assert numbers.repeats == sum(items[row] in items[list(history[row])] for row in targets)
     assert numbers.train_late == sum(int(times[row]) >= begin for row in train)
     assert numbers.overtaken == sum(int(times[row]) <= end for row in targets)

@@ -121,7 +121,7 @@ def split_checks(split: SplitNumbers, *, has_time: bool) -> list[Check]:
         Check(
             "Test items were seen in training",
             split.name,
-            split.rare_targets,
+            split.cold_targets,
             test.targets,
             MAX_COLD,
             "Test targets whose item has no training event. Only content can find them.",

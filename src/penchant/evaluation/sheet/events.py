@@ -98,7 +98,7 @@ class SplitNumbers:
         crossings: neighbouring events of a user that lie in different windows.
         tied_crossings: those of them with the very same time.
         cold_items: items of the test window without a train event.
-        rare_targets: test targets that are such items.
+        cold_targets: test targets that are such items.
         only_test_items: items whose every event is in the test window.
         repeats: test targets that their user's history holds already.
         late_requests: requests of the windows before test that are dated at or after the test cut; None as there.
@@ -114,7 +114,7 @@ class SplitNumbers:
     crossings: int
     tied_crossings: int
     cold_items: int
-    rare_targets: int
+    cold_targets: int
     only_test_items: int
     repeats: int
     late_requests: int | None
@@ -343,7 +343,7 @@ class _SplitCount:
             cuts_ms=split.cuts_ms,
             windows=tuple(self._window(w, name) for w, name in enumerate(split.windows)),
             cold_items=int(cold.sum()),
-            rare_targets=int(self.test_items[~self.seen[0]].sum()),
+            cold_targets=int(self.test_items[~self.seen[0]].sum()),
             only_test_items=int((self.seen[-1] & ~self.seen[:-1].any(0)).sum()),
             late_requests=self._late_requests(),
             **{name: total[name] for name in names},
