@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,11 @@ def test_the_try_that_validates_best_is_run_at_full_length(tmp_path: Path) -> No
     again, _ = choose_try(tries, store, split, folder / f"two-tower.made-up.{split.name}")
     assert isinstance(again, SequenceRun)
     assert again.train.optim.lr == result.config["train"]["optim"]["lr"]  # from the finished tries
+    shutil.rmtree(tmp_path / "runs")
+    other = run_row(replace(item, seed=1), tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
+    assert not list(folder.glob("*.try*"))  # what one seed chose is not chosen again
+    assert other.config["train"] == result.config["train"] | {"seed": 1}
+    assert note in other.notes
 
 
 def test_the_page_on_data_tells_how_the_stores_of_the_results_are_made() -> None:

@@ -33,6 +33,8 @@ from penchant.recipes.rows import ResultTable, Row
 from penchant.recipes.runs import CountRun, Run, flat, load_run, train_run
 from penchant.recipes.tables import PREPARE, tables
 
+TRIED = "Tried on validation"
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -115,9 +117,10 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     folder = runs / table.paper / table.name / f"{row.name}.{row.data}.{row.split}"
     if isinstance(row, FunnelRow):
         return run_funnel_row(row, item.seed, store, split, folder.with_name(f"{folder.name}.s{item.seed}"), results)
-    run, tried = choose_try(row.tries, store, split, folder) if row.tries else (row.run, ())
-    if not isinstance(run, CountRun):
-        run = replace(run, train=replace(run.train, seed=item.seed))
+    run, tried = row.run, ()
+    if row.tries:
+        run, tried = _chosen_before(row, table, store, split, results) or choose_try(row.tries, store, split, folder)
+    run = _seeded(run, item.seed)
     if found := _elsewhere(item, run, store, split, results):
         # What was tried for it is this table's own.
         trials, notes = len(row.tries) or row.trials, (*found.notes, *tried)
@@ -171,13 +174,37 @@ def _elsewhere(item: Missing, run: Run, store: Store, split: Split, results: Pat
         return table.window, table.targets, table.meaning, table.ks
 
     alike = [t for t in tables().values() if judged(t) == judged(item.table)]
-    config = json.loads(json.dumps(asdict(run)))
+    config = _config(run)
     prints = (store.fingerprint, split.fingerprint, item.seed)
     for result in (r for t in alike for r in find_results(results, t.paper, t.name)):
         same = (result.data_fingerprint, result.split_fingerprint, result.seed) == prints
         if same and result.config == config:
             return result
     return None
+
+
+def _chosen_before(
+    row: Row, table: ResultTable, store: Store, split: Split, results: Path
+) -> tuple[Run, tuple[str, ...]] | None:
+    """What this row chose when another seed of it was run, of the same tries, and what each reached."""
+    prints = (row.name, store.fingerprint, split.fingerprint)
+    for found in find_results(results, table.paper, table.name):
+        tried = tuple(note for note in found.notes if note.startswith(TRIED))
+        if not tried or (found.row, found.data_fingerprint, found.split_fingerprint) != prints:
+            continue
+        for run in row.tries:
+            if _config(_seeded(run, found.seed)) == found.config:
+                return run, tried
+    return None
+
+
+def _seeded(run: Run, seed: int) -> Run:
+    return run if isinstance(run, CountRun) else replace(run, train=replace(run.train, seed=seed))
+
+
+def _config(run: Run) -> Any:
+    """As a result file has it."""
+    return json.loads(json.dumps(asdict(run)))
 
 
 def choose_try(tries: Sequence[Run], store: Store, split: Split, folder: Path) -> tuple[Run, tuple[str, ...]]:
@@ -200,6 +227,4 @@ def choose_try(tries: Sequence[Run], store: Store, split: Split, folder: Path) -
         f"{', '.join(f'{key} {s[key]:g}' for key in differ)}: {best:.4f}"
         for s, best in zip(settings, reached, strict=True)
     )
-    return tries[reached.index(max(reached))], (
-        f"Tried on validation, a quarter of the epochs each: {'; '.join(said)}.",
-    )
+    return tries[reached.index(max(reached))], (f"{TRIED}, a quarter of the epochs each: {'; '.join(said)}.",)
