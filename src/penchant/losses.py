@@ -53,9 +53,11 @@ def full_softmax(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each target against the whole catalogue; row 0 of `items` is padding and no candidate.
 
-    -mean_n log softmax_i(hidden_n . items_i)[targets_n], in nats.
+    -mean_n log softmax_i(hidden_n . items_i)[targets_n], in nats, in float32 at least whatever the autocast.
     """
-    loss: Tensor = _FusedSoftmax.apply(hidden, items, targets)  # pyright: ignore[reportAssignmentType]
+    wide = torch.promote_types(torch.float32, torch.promote_types(hidden.dtype, items.dtype))
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss: Tensor = _FusedSoftmax.apply(hidden.to(wide), items.to(wide), targets)  # pyright: ignore[reportAssignmentType]
     return loss
 
 
@@ -76,7 +78,7 @@ def sampled_softmax(
         target_index: each target's row in `candidates`.
     Returns: mean in nats.
     """
-    logits = hidden @ candidates.T
+    logits = (hidden @ candidates.T).to(torch.promote_types(hidden.dtype, log_inclusion.dtype))
     right = logits.gather(1, target_index[:, None])
     corrected = (logits - log_inclusion).scatter(1, target_index[:, None], right)
     return F.cross_entropy(corrected, target_index)

@@ -26,7 +26,9 @@ from penchant.funnel.similarity import similarities
 from penchant.recipes import controls, runs
 from penchant.recipes.dmae import run as dmae
 from penchant.recipes.judge import judge_run, metrics_table
-from penchant.recipes.named import recipe_of
+from penchant.recipes.karma.generated import GeneratedRun
+from penchant.recipes.karma.run import KarmaRun
+from penchant.recipes.named import RECIPES, recipe_of
 from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, flat, load_features, load_run, train_run
 from penchant.recipes.t2diff import baselines
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
@@ -64,6 +66,19 @@ def with_vectors(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Stor
     copied = Store(path)
     give_vectors(copied)
     return copied
+
+
+HALF = [r.__name__ for r in RECIPES if not isinstance(recipe_of(r.__name__), CountRun | KarmaRun | GeneratedRun)]
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_every_recipe_trains_in_bfloat16(with_vectors: Store, tmp_path: Path, name: str) -> None:
+    run = short(recipe_of(name), 0.2)
+    assert not isinstance(run, CountRun)
+    run = replace(run, train=replace(run.train, precision="bfloat16"))
+    split = load_split(with_vectors, "temporal-successive")
+    assert train_run(run, with_vectors, split, tmp_path).steps > 0
+    assert all(p.dtype == torch.float32 for p in load_run(tmp_path, device="cpu").model.parameters())
 
 
 @pytest.mark.parametrize("name", [recipe.__name__ for recipe in dmae.RANKING])

@@ -64,7 +64,7 @@ class ComiRecSA(MultiInterest):
         x = self.dropout(self.items(history))
         logits = self.attention(x + self.ages(ages(real)))
         # The smallest number and not -inf: without any action the mean is of nothing, and must be no NaN.
-        weights = logits.masked_fill(~real[..., None], torch.finfo(x.dtype).min).softmax(1)
+        weights = logits.masked_fill(~real[..., None], torch.finfo(logits.dtype).min).softmax(1)
         vectors = weights.transpose(1, 2) @ x * self.config.width**0.5
         return vectors, real.any(1, keepdim=True).expand(-1, self.config.interests)
 
