@@ -15,7 +15,7 @@ from rich.console import Console
 from penchant.data.history import Requests
 from penchant.errors import RunError
 from penchant.evaluation.funnel.audit import FunnelAudit
-from penchant.evaluation.funnel.report import FunnelReport, render_terminal
+from penchant.evaluation.funnel.report import FunnelReport, render_terminal, unreachable
 from penchant.funnel.pipeline import ChannelSettings, Funnel, FunnelSettings, Trace
 from penchant.funnel.stages import Candidates, Retriever, Scorer
 from tests.evaluation.funnel.funnels import PROVENANCE, UNFUSED, by_hand, report_by_hand, requests, trace
@@ -191,6 +191,18 @@ def test_slices_part_the_targets() -> None:
     assert counts_of["target item", "cold"] == 1
     assert counts_of["history length", "0"] == 1
     assert counts_of["user", "new since training"] == 3  # user 2 twice, and the anonymous one
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_targets_that_a_funnel_may_not_find_are_told(exclude: bool) -> None:
+    made, _, targets = by_hand()
+    audit = FunnelAudit((2,), item_counts=np.arange(10))
+    audit.add(made, requests([1, 1, 2, 2, 3, 3], [[1], [9, 2], [1], [1], [1], [1]]), targets)
+    report = audit.report(replace(PROVENANCE, config={"settings.exclude_seen": str(exclude)}))
+    counts_of = {(s.group, s.name): s.count for s in report.slices}
+    assert counts_of["item and user", "had before"] == 2
+    assert counts_of["item and user", "new to the user"] == 4
+    assert ("33.3\xa0% of the targets are items their users had before" in unreachable(report)) == exclude
 
 
 def test_lost_targets_name_the_place_they_were_last_seen_at() -> None:

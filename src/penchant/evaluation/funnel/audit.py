@@ -111,7 +111,8 @@ class FunnelAudit:
         unfused = preranked if trace.unfused is None else _places(trace.unfused.items, targets)
         kept = trace.preranked.mask.sum(1)
         rescued = self._rescue(trace, requests, targets, merged, preranked)
-        facts = [merged, preranked, ranked, unfused, kept, rescued, targets, requests.users, requests.lengths]
+        repeats = (requests.history == targets[:, None].to(requests.history.device)).any(1)
+        facts = [merged, preranked, ranked, unfused, kept, rescued, targets, requests.users, requests.lengths, repeats]
         rows = torch.stack([*in_channels, *facts], 1).cpu().numpy().astype(np.int32)
         self._rows.append(rows)
         self._sizes.append(_sizes(trace))

@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from penchant.evaluation.funnel.report import (
     PLACE_BINS,
+    REPEATED,
     STAGES,
     AtK,
     Ceiling,
@@ -67,9 +68,10 @@ class Targets:
     """Where each of T targets stood in each list, from 1; inf = not there. One line of integers a target.
 
     Args:
-        rows: [T, C + 9] its place in each channel's list, the merged, the pre-ranked and the ranked one, and in what
+        rows: [T, C + 10] its place in each channel's list, the merged, the pre-ranked and the ranked one, and in what
             the pre-ranker alone would have passed on (0 = not there); how many items were pre-ranked; its place had it
-            been saved from pre-ranking (0 = not asked); the target item; the user; the length of the history.
+            been saved from pre-ranking (0 = not asked); the target item; the user; the length of the history; whether
+            the item is in it.
     """
 
     def __init__(self, rows: Int[np.ndarray, "T F"], num_channels: int) -> None:
@@ -77,7 +79,8 @@ class Targets:
         self.channels = places[:, :num_channels]
         self.merged, self.preranked, self.ranked, self.unfused = places[:, num_channels : num_channels + 4].T
         self.rescued = places[:, num_channels + 5]
-        self.kept, _, self.target, self.user, self.length = rows[:, num_channels + 4 :].T
+        self.kept, _, self.target, self.user, self.length, repeated = rows[:, num_channels + 4 :].T
+        self.repeated = repeated > 0
 
     def __len__(self) -> int:
         return len(self.target)
@@ -317,4 +320,6 @@ def _slices(evidence: Evidence) -> list[tuple[str, str, np.ndarray]]:
     if evidence.user_counts is not None:
         trained = (evidence.user_counts[rows.user] > 0) & (rows.user > 0)
         slices += [("user", "in training", trained), ("user", "new since training", ~trained)]
+    if rows.repeated.any():
+        slices += [("item and user", REPEATED, rows.repeated), ("item and user", "new to the user", ~rows.repeated)]
     return [entry for entry in slices if entry[2].any()]

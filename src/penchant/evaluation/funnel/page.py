@@ -22,6 +22,7 @@ from penchant.evaluation.funnel.report import (
     Interval,
     best_estimate,
     control_title,
+    unreachable,
 )
 from penchant.evaluation.pages import page_template, percent
 
@@ -77,6 +78,7 @@ def render_page(report: FunnelReport, *, lost: Sequence[LostTarget] = (), titles
         best=_best_channel(report),
         control_title=control_title,
         best_estimate=best_estimate,
+        unreachable=unreachable(report),
         colours=colours,
         parts=_parts(report, colours),
         flow=_flow(report, _parts(report, colours)),

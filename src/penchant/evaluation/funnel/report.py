@@ -28,6 +28,9 @@ STAGES: tuple[StageName, ...] = ("retrieve", "merge", "prerank", "rank")
 
 STAGE_TITLES = {"retrieve": "Retrieval", "merge": "Merge", "prerank": "Pre-ranking", "rank": "Ranking"}
 
+REPEATED = "had before"
+"""The slice of targets that are in their user's history; absent where none is."""
+
 PLACE_BINS = (1, 2, 6, 11, 21, 51, 101, 201, 501)
 """Where each bin of `ChannelReport.places` starts; the last one is open."""
 
@@ -320,6 +323,8 @@ def render_terminal(report: FunnelReport) -> RenderableType:
     parts: list[RenderableType] = [head, _stage_table(report), _control_table(report)]
     ceilings = ", ".join(f"{STAGE_TITLES[c.stage].lower()} {percent(best_estimate(c))}" for c in report.ceilings)
     parts.append(Text.assemble(("Ceilings  ", "bold"), f"HR@{report.k} if one stage were perfect: {ceilings}"))
+    if repeats := unreachable(report):
+        parts.append(Text.assemble(("Repeats   ", "bold yellow"), repeats))
     total = report.latency[-1]
     slowest = max(report.latency[:-1], key=lambda row: row.share)
     parts.append(
@@ -330,6 +335,17 @@ def render_terminal(report: FunnelReport) -> RenderableType:
         )
     )
     return Group(*parts)
+
+
+def unreachable(report: FunnelReport) -> str:
+    """What is to be said of targets that the funnel may not find, as it leaves out what is in a history; else ""."""
+    repeated = sum(part.count for part in report.slices if part.name == REPEATED)
+    if not repeated or report.provenance.config.get("settings.exclude_seen") != "True":
+        return ""
+    return (
+        f"{percent(repeated / report.num_targets)} of the targets are items their users had before, which this funnel "
+        "never shows; --settings.no-exclude-seen shows them"
+    )
 
 
 def best_estimate(ceiling: Ceiling) -> float:

@@ -34,7 +34,9 @@ from penchant.recipes.t2diff.causal import t2diff_causal
 from penchant.recipes.ulim.run import ulim
 from penchant.training.loop import FitResult
 
-DATA = ("ml-1m-liked", "bazaar-small-pictures")
+REPEATS = {"ml-1m-liked": False, "bazaar-small-pictures": True}
+"""The data, and whether people come back to items they had: most of Bazaar's clicks are such; nobody rates a movie
+twice, so what is in a history is left out there."""
 SPLIT = "funnel"
 TARGETS = 5000
 """Clicks of the test window judged, drawn by the seed."""
@@ -42,6 +44,7 @@ HISTORY = 2000
 """Actions of a history that reach the channels: what ULIM reads."""
 RANK_TARGETS, VALID_TARGETS = 10_000, 1_500
 """Clicks that pre-ranker and ranker learn from, and are chosen on, in every row: a third of the default, and half."""
+CUT = "Cut and gone on with: the seconds are the channels' and those after the last cut."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,10 @@ def _karma() -> Run:
 def _with_karma(channels: Mapping[str, Run]) -> FunnelRun:
     run = _read_far(funnel_of(channels))
     return replace(run, fuse="karma", features_from="karma", rank_kind="dmae")
+
+
+def _repeating(run: FunnelRun, repeats: bool) -> FunnelRun:
+    return replace(run, settings=replace(run.settings, exclude_seen=not repeats))
 
 
 def _read_far(run: FunnelRun) -> FunnelRun:
@@ -117,14 +124,20 @@ def rows() -> tuple[FunnelRow, ...]:
     single = {"sasrec": sasrec(), **{name: run for name, run in channels.items() if name != "popularity"}}
     return tuple(
         row
-        for data in DATA
+        for data, repeats in REPEATS.items()
         for row in (
             *(
-                FunnelRow(name=name, run=run, data=data, minutes=40.0 if name == "four" else 6.0)
+                FunnelRow(name=name, run=_repeating(run, repeats), data=data, minutes=40.0 if name == "four" else 6.0)
                 for name, run in runs.items()
             ),
             *(
-                FunnelRow(name=f"{name}-alone", run=alone_of(name, run), data=data, minutes=2.0, alone=True)
+                FunnelRow(
+                    name=f"{name}-alone",
+                    run=_repeating(alone_of(name, run), repeats),
+                    data=data,
+                    minutes=2.0,
+                    alone=True,
+                )
                 for name, run in single.items()
             ),
         )
@@ -143,6 +156,7 @@ def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder
         RunError: another process is at work on this row, or on a channel of it.
     """
     run = seeded(replace(row.run, seed=seed))
+    cut = folder.is_dir()
     with alone(folder, RunError):
         spent = [_channel(c.name, c.run, store, split, folder) for c in run.channels]
         # Channels cost what they cost, whichever row trained them.
@@ -167,11 +181,11 @@ def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder
             device="cpu",
             cpu_seconds=time.process_time() - cpu,
             wall_seconds=time.perf_counter() - wall,
-            steps=sum(fit.steps for fit in spent),
+            steps=sum(fit.steps for fit in spent),  # the channels'
             trials=1,
             metrics=metrics_of(report) | chosen,
             slices=slices_of(report),
-            notes=() if row.alone else said_by(report),
+            notes=(*(() if row.alone else said_by(report)), *((CUT,) if cut else ())),
             synthetic=bool(store.manifest.get("synthetic", False)),
         )
         write_result(results, result, pq.read_table(folder / PER_USER))
