@@ -55,6 +55,10 @@ class RunError(PenchantError):
     """A run folder that is missing, damaged, in use, or made by another configuration."""
 
 
+class DivergedError(RunError):
+    """A training whose loss is no longer a number."""
+
+
 class BundleError(PenchantError):
     """A bundle that is missing or damaged; the message names the damaged file."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,14 @@ from rich.console import Console
 
 from penchant.data.output import alone
 from penchant.data.split import load_split
-from penchant.errors import ConfigError, RunError, StoreError
+from penchant.errors import ConfigError, DivergedError, RunError, StoreError
 from penchant.evaluation.results import find_results
 from penchant.recipes import controls, reproduce
-from penchant.recipes.reproduce import (
-    Missing,
-    choose,
-    choose_try,
-    missing,
-    run_row,
-    show,
-)
-from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.reproduce import TRIED, Missing, choose, choose_rate, missing, run_row, same_config, show
+from penchant.recipes.rows import ResultTable, Row, with_rate
 from penchant.recipes.runs import SequenceRun
 from penchant.recipes.tables import PREPARE, tables
+from penchant.training.loop import FitResult
 from tests.factories import make_store
 
 ROWS = (
@@ -114,30 +109,80 @@ def test_what_is_left_is_summed_up(tmp_path: Path) -> None:
     assert "2 left, about 3 minutes" in console.export_text()
 
 
-def test_the_try_that_validates_best_is_run_at_full_length(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "stores" / "made-up")
+def one_row(rates: tuple[float, ...]) -> tuple[Missing, SequenceRun]:
     run = controls.two_tower()
-    run = replace(run, train=replace(run.train, epochs=4.0, tensorboard=False))
-    tries = at_rates(run, (1e-6, 1.0))
-    row = Row(name="two-tower", run=run, tries=tries, data="made-up", split="temporal-successive", minutes=1.0)
-    item = Missing(ResultTable(paper="controls", name="small", rows=(row,), seeds=1), row, 0)
-    result = run_row(item, tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
-    assert result.trials == 2
-    (note,) = (n for n in result.notes if n.startswith("Tried on validation"))
-    reached = [float(part.rpartition(": ")[2].rstrip(".")) for part in note.split("each: ")[1].split("; ")]
-    rates = [t.train.optim.lr for t in tries]
-    assert result.config["train"]["optim"]["lr"] == rates[reached.index(max(reached))]
-    assert result.config["train"]["epochs"] == 4.0
-    split = load_split(store, "temporal-successive")
-    folder = tmp_path / "runs" / "controls" / "small"
-    again, _ = choose_try(tries, store, split, folder / f"two-tower.made-up.{split.name}")
-    assert isinstance(again, SequenceRun)
-    assert again.train.optim.lr == result.config["train"]["optim"]["lr"]  # from the finished tries
+    run = replace(run, train=replace(run.train, epochs=80.0, tensorboard=False))
+    row = Row(name="two-tower", run=run, rates=rates, data="made-up", split="temporal-successive", minutes=1.0)
+    return Missing(ResultTable(paper="controls", name="small", rows=(row,), seeds=1), row, 0), run
+
+
+def test_the_rate_that_validates_best_is_run_at_full_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_store(tmp_path / "stores" / "made-up")
+    item, run = one_row((0.01, 0.1, 1.0))
+    folders = tmp_path / "stores", tmp_path / "runs", tmp_path / "results"
+    result = run_row(item, *folders)
+    (note,) = (n for n in result.notes if n.startswith(TRIED))
+    pairs = (part.split(": ") for part in note.split("train.optim.lr ")[1].rstrip(".").split("; "))
+    reached = {float(rate): float(best) for rate, best in pairs}
+    assert result.trials == len(reached) >= 3
+    assert reached[result.config["train"]["optim"]["lr"]] == max(reached.values()) > min(reached.values())
+    assert result.config["train"]["epochs"] == 80.0
+    runs = tmp_path / "runs" / "controls" / "small"
+    assert len(list(runs.glob("*.try*"))) >= len(reached)
     shutil.rmtree(tmp_path / "runs")
-    other = run_row(replace(item, seed=1), tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
-    assert not list(folder.glob("*.try*"))  # what one seed chose is not chosen again
+    other = run_row(replace(item, seed=1), *folders)
+    assert not list(runs.glob("*.try*"))  # what one seed chose is not chosen again
     assert other.config["train"] == result.config["train"] | {"seed": 1}
-    assert note in other.notes
+    assert (note in other.notes, other.trials) == (True, result.trials)
+    # In another table it is another's choice.
+    monkeypatch.setattr(reproduce, "tables", lambda: {"small": item.table})
+    assert isinstance(item.row, Row)
+    fixed = replace(item.row, rates=(), run=with_rate(run, result.config["train"]["optim"]["lr"]))
+    taken = run_row(Missing(replace(item.table, name="again"), fixed, 0), *folders)
+    assert (taken.trials, [n for n in taken.notes if n.startswith(TRIED)]) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried", "chosen"),
+    [
+        ({0.5: 1.0, 1.0: 3.0, 2.0: 2.0}, 3, 1.0),
+        ({0.5: 1.0, 1.0: 2.0, 2.0: 3.0, 4.0: 2.5}, 4, 2.0),
+        ({0.5: 1.0, 1.0: 2.0, 2.0: 3.0, 4.0: 4.0, 8.0: 5.0, 16.0: 6.0}, 5, 8.0),
+        ({0.125: 1.0, 0.25: 3.5, 0.5: 3.0, 1.0: 2.0, 2.0: 1.0}, 5, 0.25),
+        ({0.5: 1.0, 1.0: 2.0, 2.0: 3.0, 4.0: None}, 4, 2.0),
+    ],
+)
+def test_rates_go_on_while_the_best_is_at_an_end(
+    scores: dict[float, float | None], tried: int, chosen: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "store")
+    item, run = one_row((0.5, 1.0, 2.0))
+    rate, asked = run.train.optim.lr, list[float]()
+
+    def train(of: SequenceRun, *_: object) -> FitResult:
+        asked.append(of.train.optim.lr / rate)
+        best = next(value for factor, value in scores.items() if factor == pytest.approx(asked[-1]))
+        if best is None:
+            raise DivergedError("the loss is not finite")
+        assert of.train.epochs == 20.0
+        return FitResult(1, 1, best, {}, 0.0, 0.0)
+
+    monkeypatch.setattr(reproduce, "train_run", train)
+    assert isinstance(item.row, Row)
+    got = choose_rate(item.row, store, load_split(store, "temporal-successive"), tmp_path / "run")
+    assert (got.trials, len(asked)) == (tried, tried)
+    assert got.run == with_rate(run, rate * chosen)
+
+
+def test_an_older_result_without_a_later_setting_is_the_same_run() -> None:
+    run = controls.sasrec()
+    config = json.loads(json.dumps(asdict(run)))
+    assert same_config(run, config)
+    del config["model"]["gated"]
+    assert same_config(run, config)
+    assert not same_config(controls.esasrec(), config)  # gated, which was not the default
+    assert not same_config(run, config | {"unknown": 1})
+    assert not same_config(replace(run, train=replace(run.train, seed=5)), config)
 
 
 def test_the_page_on_data_tells_how_the_stores_of_the_results_are_made() -> None:

@@ -24,7 +24,7 @@ from penchant.papers.ulim.model import ULIMConfig
 from penchant.recipes.judge import judge_run
 from penchant.recipes.named import recipe_of
 from penchant.recipes.reproduce import Missing, run_row
-from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.rows import ResultTable, Row
 from penchant.recipes.runs import load_run, train_run
 from penchant.recipes.ulim import categories
 from penchant.recipes.ulim import run as recipe
@@ -149,15 +149,13 @@ def test_a_split_without_validation_trains_too(store: Store, tmp_path: Path) -> 
 
 def test_a_row_is_run_by_its_table_and_judged_at_the_tables_lengths(tmp_path: Path) -> None:
     make_store(tmp_path / "stores" / "made-up")
-    row = Row(
-        name="ulim", run=RUN, tries=at_rates(RUN, (0.5, 1.0)), data="made-up", split="temporal-successive", minutes=1
-    )
+    row = Row(name="ulim", run=RUN, rates=(0.5, 1.0), data="made-up", split="temporal-successive", minutes=1)
     table = ResultTable(paper="ulim", name="table9", rows=(row,), seeds=1, targets=50, ks=(39, 60))
     run_row(Missing(table, row, 0), tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
     (result,) = find_results(tmp_path / "results")
     assert {"HR@39", "HR@60", "HR@60 oracle", "frequency HR@5"} <= set(result.metrics)
     assert "HR@10 unseen" not in result.metrics  # a merged list without what was seen is not what is served
-    assert result.trials == 2
+    assert 3 <= result.trials <= 4
     per_user = read_per_user(tmp_path / "results", result)
     assert per_user is not None
     mean = np.average(per_user["HR@60 long"].to_numpy(), weights=per_user["weight"].to_numpy())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.table import Table as RichTable
 from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
-from penchant.errors import ConfigError, RunError, StoreError
+from penchant.errors import ConfigError, DivergedError, RunError, StoreError
 from penchant.evaluation.results import (
     Result,
     find_results,
@@ -29,8 +30,8 @@ from penchant.evaluation.results import (
 from penchant.recipes.funnel.tables import FunnelRow, run_funnel_row
 from penchant.recipes.judge import judge_run
 from penchant.recipes.karma.run import said_by
-from penchant.recipes.rows import ResultTable, Row
-from penchant.recipes.runs import CountRun, Run, flat, load_run, train_run
+from penchant.recipes.rows import ResultTable, Row, with_rate
+from penchant.recipes.runs import CountRun, Run, load_run, train_run
 from penchant.recipes.tables import PREPARE, tables
 
 TRIED = "Tried on validation"
@@ -117,26 +118,25 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     folder = runs / table.paper / table.name / f"{row.name}.{row.data}.{row.split}"
     if isinstance(row, FunnelRow):
         return run_funnel_row(row, item.seed, store, split, folder.with_name(f"{folder.name}.s{item.seed}"), results)
-    run, tried = row.run, ()
-    if row.tries:
-        run, tried = _chosen_before(row, table, store, split, results) or choose_try(row.tries, store, split, folder)
-    run = _seeded(run, item.seed)
+    chosen = Chosen(row.run, (), row.trials)
+    if row.rates:
+        chosen = _chosen_before(row, table, store, split, results) or choose_rate(row, store, split, folder)
+    run = _seeded(chosen.run, item.seed)
     if found := _elsewhere(item, run, store, split, results):
         # What was tried for it is this table's own.
-        trials, notes = len(row.tries) or row.trials, (*found.notes, *tried)
-        result = replace(found, paper=table.paper, table=table.name, row=row.name, trials=trials, notes=notes)
+        notes = (*(note for note in found.notes if not note.startswith(TRIED)), *chosen.notes)
+        result = replace(found, paper=table.paper, table=table.name, row=row.name, trials=chosen.trials, notes=notes)
         write_result(results, result, read_per_user(results, found))
         return result
     out = folder.with_name(f"{folder.name}.s{item.seed}")
     with alone(out, RunError):  # until it is judged; `train_run` holds the folder while it trains
         trained = train_run(run, store, split, out)
         loaded = load_run(out, path)
-        filter_seen = not table.name.startswith("ranking")
         verdict = judge_run(
             loaded,
             out,
             table.window,
-            filter_seen=filter_seen,
+            filter_seen=True,
             targets=table.targets,
             meaning=table.meaning,
             ks=table.ks,
@@ -157,10 +157,10 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
             cpu_seconds=trained.cpu_seconds + verdict.cpu_seconds,
             wall_seconds=trained.wall_seconds + verdict.wall_seconds,
             steps=trained.steps,
-            trials=len(row.tries) or row.trials,
+            trials=chosen.trials,
             metrics=dict(verdict.metrics()),
             slices=verdict.slices(),
-            notes=(*verdict.notes(), *tried, *said_by(out)),
+            notes=(*verdict.notes(), *chosen.notes, *said_by(out)),
             synthetic=bool(store.manifest.get("synthetic", False)),
         )
         write_result(results, result, verdict.per_user())
@@ -174,27 +174,34 @@ def _elsewhere(item: Missing, run: Run, store: Store, split: Split, results: Pat
         return table.window, table.targets, table.meaning, table.ks
 
     alike = [t for t in tables().values() if judged(t) == judged(item.table)]
-    config = _config(run)
     prints = (store.fingerprint, split.fingerprint, item.seed)
     for result in (r for t in alike for r in find_results(results, t.paper, t.name)):
         same = (result.data_fingerprint, result.split_fingerprint, result.seed) == prints
-        if same and result.config == config:
+        if same and same_config(run, result.config):
             return result
     return None
 
 
-def _chosen_before(
-    row: Row, table: ResultTable, store: Store, split: Split, results: Path
-) -> tuple[Run, tuple[str, ...]] | None:
-    """What this row chose when another seed of it was run, of the same tries, and what each reached."""
+@dataclass(frozen=True)
+class Chosen:
+    """A run at the learning rate that was chosen for it, what was tried, and how many were."""
+
+    run: Run
+    notes: tuple[str, ...]
+    trials: int
+
+
+def _chosen_before(row: Row, table: ResultTable, store: Store, split: Split, results: Path) -> Chosen | None:
+    """What this row chose when another seed of it was run."""
     prints = (row.name, store.fingerprint, split.fingerprint)
     for found in find_results(results, table.paper, table.name):
-        tried = tuple(note for note in found.notes if note.startswith(TRIED))
-        if not tried or (found.row, found.data_fingerprint, found.split_fingerprint) != prints:
+        notes = tuple(note for note in found.notes if note.startswith(TRIED))
+        if not notes or (found.row, found.data_fingerprint, found.split_fingerprint) != prints:
             continue
-        for run in row.tries:
-            if _config(_seeded(run, found.seed)) == found.config:
-                return run, tried
+        assert not isinstance(row.run, CountRun)
+        run = with_rate(row.run, found.config["train"]["optim"]["lr"])
+        if same_config(_seeded(run, found.seed), found.config):
+            return Chosen(run, notes, found.trials)
     return None
 
 
@@ -202,29 +209,55 @@ def _seeded(run: Run, seed: int) -> Run:
     return run if isinstance(run, CountRun) else replace(run, train=replace(run.train, seed=seed))
 
 
-def _config(run: Run) -> Any:
-    """As a result file has it."""
-    return json.loads(json.dumps(asdict(run)))
+def same_config(run: Any, saved: Any) -> bool:
+    """Whether a result's config is this run's; what it does not name, as it is older, was what is now the default."""
+    if not is_dataclass(run):
+        return json.loads(json.dumps(run)) == saved
+    if not isinstance(saved, dict):
+        return False
+    known = {f.name: f for f in fields(run)}
+    if saved.keys() - known.keys():
+        return False
+    return all(
+        same_config(getattr(run, name), saved[name])
+        if name in saved
+        else getattr(run, name) == (of.default_factory() if of.default_factory is not MISSING else of.default)
+        for name, of in known.items()
+    )
 
 
-def choose_try(tries: Sequence[Run], store: Store, split: Split, folder: Path) -> tuple[Run, tuple[str, ...]]:
-    """The variant that is best on validation after a quarter of its epochs, by seed 0; and what each reached.
+def choose_rate(row: Row, store: Store, split: Split, folder: Path) -> Chosen:
+    """The row at the learning rate that is best on validation after a quarter of its epochs, by seed 0.
+
+    Where the best of the row's rates is the smallest or the largest, the next one, by the same factor, is tried too, as
+    long as it is better: twice at most.
 
     Raises:
         ConfigError: the split has nothing to choose by.
     """
-    reached: list[float] = []
-    for i, run in enumerate(tries):
-        assert not isinstance(run, CountRun)
+    base = row.run
+    assert not isinstance(base, CountRun)
+    rate, reached = base.train.optim.lr, dict[float, float]()
+
+    def reach(factor: float) -> None:
+        run = with_rate(base, rate * factor)
         short = replace(run, train=replace(run.train, epochs=run.train.epochs / 4, patience=0))
-        best = train_run(short, store, split, folder.with_name(f"{folder.name}.try{i}")).best
+        try:
+            best = train_run(short, store, split, folder.with_name(f"{folder.name}.try{len(reached)}")).best
+        except DivergedError:
+            best = -inf
         if best is None:
             raise ConfigError(f"split {split.name!r} has no validation to choose by", fix="Choose another split.")
-        reached.append(best)
-    settings = [flat(asdict(run)) for run in tries]
-    differ = [key for key in settings[0] if len({str(s[key]) for s in settings}) > 1]
-    said = (
-        f"{', '.join(f'{key} {s[key]:g}' for key in differ)}: {best:.4f}"
-        for s, best in zip(settings, reached, strict=True)
-    )
-    return tries[reached.index(max(reached))], (f"{TRIED}, a quarter of the epochs each: {'; '.join(said)}.",)
+        reached[factor] = best
+
+    for factor in row.rates:
+        reach(factor)
+    by = row.rates[-1] / row.rates[-2]
+    for _ in range(2):
+        best = max(reached, key=lambda factor: reached[factor])
+        if best in (max(reached), min(reached)):
+            reach(best * by if best == max(reached) else best / by)
+    best = max(reached, key=lambda factor: reached[factor])
+    said = "; ".join(f"{rate * factor:g}: {reached[factor]:.4f}" for factor in sorted(reached))
+    note = f"{TRIED}, a quarter of the epochs each: train.optim.lr {said}."
+    return Chosen(with_rate(base, rate * best), (note,), len(reached))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -18,6 +17,8 @@ Trained = TypeVar(
     "Trained",
     bound=SequenceRun | PrefixRun | RankingRun | KarmaRun | GeneratedRun | T2DiffRun | CausalT2DiffRun | UlimRun,
 )
+RATES = (0.25, 0.5, 1.0, 2.0)
+"""The four that a table's rows try where nothing is said of theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,15 @@ class Row:
     """One row of a table on one data set and split.
 
     Attributes:
-        tries: variants of which the one that is best on validation after a quarter of its epochs is run; `run` if none.
+        rates: learning rates, times the recipe's, from the smallest on, of which the one that is best on validation
+            after a quarter of the epochs is taken; the recipe's own if none.
         minutes: wall time on two cores, about, judging included.
-        trials: variants tried by hand before, where there are no `tries`.
+        trials: variants tried by hand before, where there are no `rates`.
     """
 
     name: str
     run: Run
-    tries: tuple[Run, ...] = ()
+    rates: tuple[float, ...] = ()
     data: str
     split: str
     minutes: float
@@ -59,7 +61,6 @@ class ResultTable:
     """Further lengths of lists to be judged, the table's own."""
 
 
-def at_rates(run: Trained, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0)) -> tuple[Trained, ...]:
-    """The run at several learning rates."""
-    optim = run.train.optim
-    return tuple(replace(run, train=replace(run.train, optim=replace(optim, lr=optim.lr * f))) for f in factors)
+def with_rate(run: Trained, lr: float) -> Trained:
+    """The run at another learning rate."""
+    return replace(run, train=replace(run.train, optim=replace(run.train.optim, lr=lr)))

@@ -6,7 +6,7 @@ from penchant.recipes import controls
 from penchant.recipes.dmae import tables as dmae
 from penchant.recipes.funnel import tables as funnel
 from penchant.recipes.karma import tables as karma
-from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.rows import RATES, ResultTable, Row
 from penchant.recipes.t2diff import tables as t2diff
 from penchant.recipes.t2diff.baselines import bert4rec_long
 from penchant.recipes.ulim import tables as ulim
@@ -80,7 +80,7 @@ def beauty() -> ResultTable:
 def ranking() -> ResultTable:
     """DIN against mean pooling on what ML-1M's users rated, liked or not; three seeds, four learning rates each."""
     rows = tuple(
-        Row(name=name, run=run, tries=at_rates(run), data="ml-1m-liked", split="temporal-successive", minutes=8.0)
+        Row(name=name, run=run, rates=RATES, data="ml-1m-liked", split="temporal-successive", minutes=8.0)
         for name, run in (("mean-pooling", controls.mean_pooling()), ("din", controls.din()))
     )
     return ResultTable(paper="controls", name="ranking", rows=rows, seeds=3)

@@ -150,7 +150,7 @@ def fit(
             _step(learner, optimizers, config.optim)
             progress.step += 1
             if not all(v == v and abs(v) != float("inf") for v in terms.values()):
-                raise RunError(
+                raise DivergedError(
                     f"the loss is not finite at step {progress.step}: {terms}", where=run, fix="Lower optim.lr."
                 )
             now = time.perf_counter()

@@ -9,7 +9,7 @@ from penchant.papers.dmae.model import DMAEConfig
 from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes import controls
 from penchant.recipes.dmae.run import dimo, dmae, lrd, simtier, simtier_slices, unisrec
-from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.rows import RATES, ResultTable, Row
 from penchant.recipes.runs import RankingRun, Run
 
 MODEL, TOLD = DMAEConfig(embedding_dropout=0.1), DMAEObjectiveConfig()
@@ -120,9 +120,7 @@ def _once(run: RankingRun) -> RankingRun:
 def _chosen(name: str, runs: Mapping[str, RankingRun], seeds: int, data: str = ML1M) -> ResultTable:
     """Each run at the best of four rates."""
     once = {row: _once(run) for row, run in runs.items()}
-    rows = tuple(
-        Row(name=row, run=run, tries=at_rates(run), data=data, split=SPLIT, minutes=8.0) for row, run in once.items()
-    )
+    rows = tuple(Row(name=row, run=run, rates=RATES, data=data, split=SPLIT, minutes=8.0) for row, run in once.items())
     return ResultTable(paper="dmae", name=name, rows=rows, seeds=seeds)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from penchant.recipes import controls
-from penchant.recipes.rows import ResultTable, Row, Trained, at_rates
+from penchant.recipes.rows import ResultTable, Row, with_rate
 from penchant.recipes.runs import Run, SequenceRun
 from penchant.recipes.t2diff import baselines as sequence
 from penchant.recipes.t2diff.causal import CausalT2DiffRun, t2diff_causal, t2diff_content
@@ -107,10 +107,7 @@ def table2_beauty() -> ResultTable:
     """The main row and mixed attention on Beauty, beside the SASRec that was tuned for it by hand. One seed."""
     ours = {"t2diff": _on_beauty(t2diff()), "mixed-attention": _on_beauty(mixed_attention())}
     rows = (
-        *(
-            Row(name=name, run=run, tries=at_rates(run, RATES), data=BEAUTY, split=LOO, minutes=20.0)
-            for name, run in ours.items()
-        ),
+        *(Row(name=name, run=run, rates=RATES, data=BEAUTY, split=LOO, minutes=20.0) for name, run in ours.items()),
         Row(name="sasrec", run=controls.sasrec_beauty(), data=BEAUTY, split=LOO, minutes=16.0, trials=10),
     )
     return ResultTable(paper="t2diff", name="table2-beauty", rows=rows, seeds=1)
@@ -133,7 +130,7 @@ def table2_d8() -> ResultTable:
     ours = {name: forms(8)[name] for name in ("t2diff-literal", "t2diff-algorithm-1", "t2diff", "mixed-attention")}
     sasrec = baselines()["sasrec"]
     runs: dict[str, T2DiffRun | SequenceRun] = {**ours, "sasrec": replace(sasrec, model=replace(sasrec.model, width=8))}
-    return _table("table2-d8", {name: _rate(run, 5e-3) for name, run in runs.items()})
+    return _table("table2-d8", {name: with_rate(run, 5e-3) for name, run in runs.items()})
 
 
 def table_long() -> ResultTable:
@@ -245,8 +242,7 @@ def past_chosen() -> ResultTable:
     }
     longer = {name: replace(run, train=_for(run.train, LONGER)) for name, run in runs.items()}
     rows = tuple(
-        Row(name=name, run=run, tries=at_rates(run, RATES), data=ML1M, split=TEMPORAL, minutes=12.0)
-        for name, run in longer.items()
+        Row(name=name, run=run, rates=RATES, data=ML1M, split=TEMPORAL, minutes=12.0) for name, run in longer.items()
     )
     return ResultTable(paper="t2diff", name="past-chosen", rows=rows, seeds=3, first_seed=1, targets=TESTED)
 
@@ -285,12 +281,8 @@ def _width(run: T2DiffRun, width: int) -> T2DiffRun:
     return replace(run, model=replace(run.model, width=width, inner=4 * width))
 
 
-def _rate(run: Trained, lr: float) -> Trained:
-    return replace(run, train=replace(run.train, optim=replace(run.train.optim, lr=lr)))
-
-
 def _row(name: str, run: T2DiffRun | SequenceRun, split: str) -> Row:
-    return Row(name=name, run=run, tries=at_rates(run, RATES), data=ML1M, split=split, minutes=4.0)
+    return Row(name=name, run=run, rates=RATES, data=ML1M, split=split, minutes=4.0)
 
 
 def _table(name: str, runs: Mapping[str, Run], minutes: float = 4.0) -> ResultTable:

@@ -12,7 +12,7 @@ from typing import Any
 
 from penchant.data.batch import SequenceDataConfig
 from penchant.recipes import controls
-from penchant.recipes.rows import ResultTable, Row, at_rates
+from penchant.recipes.rows import ResultTable, Row
 from penchant.recipes.runs import PrefixRun, Run, SequenceRun
 from penchant.recipes.ulim.run import UlimRun, ulim
 from penchant.training.loop import TrainConfig
@@ -156,9 +156,7 @@ def _for(train: TrainConfig, epochs: float) -> TrainConfig:
 
 def _table(name: str, data: str, runs: Mapping[str, Any], seeds: int = 1, choose: bool = False) -> ResultTable:
     known = {"data": data, "split": SPLIT, "minutes": MINUTES, "trials": len(RATES)}
-    rows = tuple(
-        Row(name=row, run=run, tries=at_rates(run, RATES) if choose else (), **known) for row, run in runs.items()
-    )
+    rows = tuple(Row(name=row, run=run, rates=RATES if choose else (), **known) for row, run in runs.items())
     label = name if data == BAZAAR else f"{name}-ml1m"
     return ResultTable(paper="ulim", name=label, rows=rows, seeds=seeds, targets=TARGETS, ks=KS[data])
 
