@@ -20,10 +20,11 @@ import torch
 from benchmarks.written import write
 
 from penchant.data.history import Requests, requests_before_events
+from penchant.evaluation.protocol import subsample
 from penchant.models import load_model
 from penchant.papers.karma.model import Karma
 from penchant.recipes.karma.run import LEARNER
-from penchant.recipes.runs import LoadedRun, load_run, sample_targets
+from penchant.recipes.runs import LoadedRun, load_run
 
 PAIRS = 200
 
@@ -97,7 +98,7 @@ def _requests(run: LoadedRun, count: int) -> list[Requests]:
     length = run.model.config.max_len
     events = run.split.targets("test")
     long = events[(events - run.store.user_indptr[run.store.event_user[events]]) >= length]
-    found = requests_before_events(run.store, sample_targets(long, count), length)
+    found = requests_before_events(run.store, subsample(long, count, 0)[0], length)
     return [found.rows(slice(i, i + 1)) for i in range(len(found))]
 
 

@@ -19,15 +19,24 @@ SPARSE_FROM_ITEMS = 100_000
 """Catalogues of this size or more get sparse gradients and a row-wise optimizer: a dense one touches every row."""
 
 
+def at_least(least: int, config: Any, *names: str) -> None:
+    """Refuse a config of which one of these fields is below.
+
+    Raises:
+        ConfigError: which field, and what it may be.
+    """
+    for name in names:
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name} is {getattr(config, name)}", fix=f"Set {name} to {least} or more.")
+
+
 def check_sizes(config: Any, *names: str) -> None:
     """Refuse a config whose named sizes are below 1, whose width does not fit its heads, or whose dropout is no rate.
 
     Raises:
         ConfigError: which field, and what it may be.
     """
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}", fix=f"Set {name} to 1 or more.")
+    at_least(1, config, *names)
     if "heads" in names and config.width % config.heads:
         what = f"width {config.width} is not a multiple of heads {config.heads}"
         raise ConfigError(what, fix="Set width to a multiple of heads.")

@@ -51,5 +51,7 @@ def test_a_knob_out_of_range_and_a_store_of_real_data_are_refused(
     assert run("prepare", "bazaar", "--knobs.cold", 3, "--out", tmp_path / "none") == 2
     assert "--knobs.cold: 3.0 is not between 0 and 1" in capsys.readouterr().err
     make_store(tmp_path / "store")
+    assert run("bazaar", "oracle", tmp_path / "store", "--out", tmp_path / "nowhere" / "oracle.json") == 2
+    assert "no such folder" in capsys.readouterr().err
     assert run("bazaar", "oracle", tmp_path / "store") == 2
     assert "nobody knows its truth" in capsys.readouterr().err

@@ -92,6 +92,10 @@ def test_mistakes_end_with_one_line_and_status_2(
         ("bst", "--model.heads", 3, "width + category_width is 40, not a multiple of heads 3. Set heads to a divisor"),
         ("sasrec", "--data.max-len", 0, "max_len is 0. Set max_len to 1 or more."),
         ("sasrec", "--data.batch-targets", 0, "batch_targets is 0. Set batch_targets to 1 or more."),
+        ("two_tower", "--model.dropout", 2.0, "dropout is 2.0. Set dropout to 0 or more, and below 1."),
+        ("sasrec", "--objective.num-sampled", 0, "num_sampled is 0. Set num_sampled to 1 or more."),
+        ("din", "--data.max-len", -3, "max_len is -3. Set max_len to 1 or more."),
+        ("din", "--data.cells", 0, "cells is 0. Set cells to 1 or more."),
         ("sasrec", "--train.epochs", 0, "epochs is 0.0. Set epochs to above 0."),
         ("sasrec", "--train.optim.lr", -1, "optim.lr is -1.0. Set lr to above 0."),
     ],
@@ -101,6 +105,20 @@ def test_impossible_value_of_a_field_is_answered_with_name_value_and_fix(
 ) -> None:
     assert run("train", recipe, tmp_path, field.replace("_", "-"), value) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_funnel_that_would_learn_from_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("funnel", tmp_path, "--out", tmp_path / "run", "--rank-targets=-1") == 2
+    assert "rank_targets is -1. Set rank_targets to 1 or more." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--trec", "lists.run"), ("--out", "search.json")])
+def test_a_folder_that_is_not_there_is_told_before_the_work(
+    option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = ("--search",) if option[0] == "--out" else ()
+    assert run("evaluate", tmp_path / "run", *search, option[0], tmp_path / "nowhere" / option[1]) == 2
+    assert f"nowhere: no such folder. Make it first, or choose another {option[0]}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -130,6 +130,8 @@ def test_files_that_hold_no_lists_are_refused(store: Store, loo: Split, tmp_path
         evaluate_lists(
             parquet(tmp_path / "b.parquet", user_id=["u1", "u1"], item_id=["i1", None], rank=[1, 2]), store, loo
         )
+    with pytest.raises(DataError, match="rank is not a number"):
+        evaluate_lists(parquet(tmp_path / "c.parquet", user_id=["u1"], item_id=["i1"], rank=["first"]), store, loo)
 
 
 def test_ids_with_blanks_and_colons_survive_the_run_file(store: Store, loo: Split, tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from penchant.data.split import load_split
 from penchant.errors import ConfigError, DivergedError, RunError, StoreError
 from penchant.evaluation.results import find_results
 from penchant.recipes import controls, reproduce
-from penchant.recipes.reproduce import TRIED, Missing, choose, choose_rate, missing, run_row, same_config, show
+from penchant.recipes.reproduce import (
+    TRIED,
+    Missing,
+    choose,
+    choose_rate,
+    missing,
+    outdated,
+    run_row,
+    same_config,
+    show,
+)
 from penchant.recipes.rows import ResultTable, Row, with_rate
 from penchant.recipes.runs import SequenceRun
 from penchant.recipes.tables import PREPARE, tables
@@ -37,6 +47,11 @@ def test_rows_run_once_and_results_carry_their_provenance(tmp_path: Path) -> Non
     for item in left:
         run_row(item, tmp_path / "stores", tmp_path / "runs", results)
     assert list(missing([TABLE], results, (), (), None)) == []
+    assert list(outdated([TABLE], tmp_path / "stores", results)) == []
+    shutil.rmtree(store.path)
+    make_store(store.path, seed=1)
+    (told,) = outdated([TABLE], tmp_path / "stores", results)
+    assert "in small: markov (made-up), popularity (made-up)." in told
     for result in find_results(results):
         assert result.data_fingerprint == store.fingerprint
         assert result.config["kind"] == result.row

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError, StoreError
-from penchant.evaluation.metrics import auc
+from penchant.evaluation.metrics import GroupAUC, auc
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.slices import popularity_slices
 from penchant.funnel.features import SIMILARITY_FEATURES, Features
@@ -25,7 +26,7 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
 from penchant.recipes import controls, runs
 from penchant.recipes.dmae import run as dmae
-from penchant.recipes.judge import judge_run, metrics_table
+from penchant.recipes.judge import judge_run, metrics_table, with_gauc
 from penchant.recipes.karma.generated import GeneratedRun
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.named import RECIPES, recipe_of
@@ -159,6 +160,16 @@ def test_gauc_of_what_was_shown_has_users_and_weights_of_its_own(store: Store, t
         assert np.average(columns[name], weights=columns[weight]) == pytest.approx(metrics[name], abs=1e-5)
     assert len(np.unique(columns["user"])) == table.num_rows
     assert (columns["weight"] == 0).any()  # shown something, and no target of the subsample
+
+
+def test_each_anonymous_request_is_a_user_of_its_own() -> None:
+    table = pa.table({"user": pa.array([3], pa.int32()), "weight": [1.0], "HR@10": [1.0]})
+    shown = GroupAUC(0.5, np.arange(3), np.array([0.25, 0.5, 1.0]), np.array([2, 4, 8]), 0)
+    told = with_gauc(table, shown, np.array([0, 3, 0]))
+    assert told["user"].to_pylist() == [-3, -1, 3]
+    assert told["GAUC request"].to_pylist() == [1.0, 0.25, 0.5]
+    assert told["GAUC request weight"].to_pylist() == [8, 2, 4]
+    assert told["weight"].to_pylist() == [0, 0, 1]
 
 
 def test_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def open_split(store: Store, split: str) -> Split:
     return load_split(store, split)
 
 
+def check_folder(out: Path | None, option: str = "--out") -> None:
+    """Before minutes of work: the folder that its file goes into is there."""
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError("no such folder", where=out.parent, fix=f"Make it first, or choose another {option}.")
+
+
 def cold_users(split: Split, window: str) -> str:
     """What to say of the users that `window` cannot judge."""
     return f"{split.cold_users(window):,} users without history before the window are no targets."

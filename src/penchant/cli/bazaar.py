@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from penchant.cli.arguments import open_split, parse, pick
+from penchant.cli.arguments import check_folder, open_split, parse, pick
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
@@ -62,6 +62,7 @@ def bazaar(args: Sequence[str]) -> None:
     from penchant.evaluation.metrics import auc, gauc, hr_at, ndcg_at
 
     chosen = parse("bazaar oracle", Oracle, args[1:])
+    check_folder(chosen.out)
     console = Console(stderr=True, highlight=False)
     store = Store(chosen.store)
     split = open_split(store, chosen.split)

@@ -11,7 +11,7 @@ from typing import Literal
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import Flat, parse, pick
+from penchant.cli.arguments import Flat, check_folder, parse, pick
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.diagnostics.page import write_page as write_diagnostics
@@ -22,7 +22,7 @@ from penchant.evaluation.sheet.page import write_page
 from penchant.evaluation.sheet.report import make_sheet, render_terminal
 from penchant.papers.t2diff.leak import read_report
 from penchant.recipes.diagnose import DiagnoseConfig, diagnose
-from penchant.recipes.reproduce import choose, missing, run_row, show
+from penchant.recipes.reproduce import choose, missing, outdated, run_row, show
 from penchant.recipes.t2diff.figures import draw_figures, leak_table
 from penchant.recipes.tables import tables
 
@@ -67,6 +67,8 @@ def reproduce(args: Sequence[str]) -> None:
         if not chosen.splits or item.row.split in chosen.splits
     ]
     show(left, chosen.results, console)
+    for note in outdated(choose(chosen.table), chosen.stores, chosen.results):
+        console.print(note)
     if chosen.dry_run:
         return
     for i, item in enumerate(left, start=1):
@@ -210,7 +212,7 @@ def _report_store(chosen: ReportStore) -> None:
     out = chosen.out or folder.with_name(f"{folder.name}.html")
     if out.resolve().is_relative_to(folder):
         raise StoreError("is inside the Store, which never changes", where=out, fix="Choose another --out.")
-    _check_folder(out)
+    check_folder(out)
     with Console(stderr=True).status("counting"):
         sheet = make_sheet(store, seed=chosen.seed)
     write_page(sheet, out)
@@ -239,16 +241,10 @@ def _report_diagnostics(chosen: ReportDiagnostics) -> None:
         raise ConfigError(
             "no run is named", fix="Give folders of finished runs: penchant report diagnostics runs/karma"
         )
-    _check_folder(chosen.out)
+    check_folder(chosen.out)
     progress = Console(stderr=True)
     found = diagnose(chosen.runs, chosen.settings, progress, chosen.window, chosen.store)
     write_diagnostics(found, chosen.out)
     console = Console(highlight=False)
     console.print(render_diagnostics(found))
     console.print(f"wrote {chosen.out}", markup=False, soft_wrap=True)
-
-
-def _check_folder(out: Path) -> None:
-    """Before minutes of work: the folder that the page goes into is there."""
-    if not out.parent.is_dir():
-        raise ConfigError("no such folder", where=out.parent, fix="Make it first, or choose another --out.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from penchant.cli.arguments import parse
 from penchant.data.split import load_split
@@ -86,6 +86,8 @@ class Serve:
     port: int = 8000
     events: Path | None = None
     """File of the event log; beside the bundle where none is given."""
+    allow_host: UseAppendAction[tuple[str, ...]] = ()
+    """A name by which the server may be asked, beside localhost: the public one, where a proxy passes it on."""
     read: bool = False
     """Load the bundle's reader too, which tells users' interests in words, one request at a time; it takes memory, and
     time while it tells, and no part in finding."""
@@ -107,6 +109,7 @@ def serve(args: Sequence[str]) -> None:
         host=chosen.host,
         port=chosen.port,
         events=chosen.events,
+        allow_hosts=chosen.allow_host,
         deadline_ms=chosen.deadline_ms,
         read=read,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from penchant.cli.arguments import cold_users, open_split, parse, parse_with_run, pick
+from penchant.cli.arguments import check_folder, cold_users, open_split, parse, parse_with_run, pick
 from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.evaluation.lists import evaluate_lists, write_trec
@@ -144,6 +144,8 @@ class Evaluate:
 def evaluate(args: Sequence[str]) -> None:
     """Judge a run or lists; print the metrics and write them beside the run."""
     chosen = parse("evaluate", Evaluate, args)
+    check_folder(chosen.out)
+    check_folder(chosen.trec, "--trec")
     if chosen.search:
         _search(chosen)
         return

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penchant.data.output import into_place
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import DataError
@@ -37,7 +38,8 @@ def write_trec(result: RetrievalResult, store: Store, path: str | Path, tag: str
     if tag.split() != [tag]:
         raise ValueError(f"tag {tag!r} must be one word")
     items = [quote(i, safe=_SAFE + ":") for i in store.item_ids]
-    with Path(path).open("w") as file:
+    temporary = Path(f"{path}.tmp")  # half a run would read as a whole one
+    with temporary.open("w") as file:
         for event, user, listed, scores in zip(
             result.events, result.users, result.lists, result.list_scores, strict=True
         ):
@@ -47,6 +49,7 @@ def write_trec(result: RetrievalResult, store: Store, path: str | Path, tag: str
                 for rank, (item, score) in enumerate(zip(listed.tolist(), scores.tolist(), strict=True), start=1)
                 if item
             )
+    into_place(temporary, Path(path))
 
 
 def evaluate_lists(
@@ -243,7 +246,10 @@ def _read_parquet(path: Path) -> _Rows:
         if table[name].null_count:
             row = table[name].is_null().index(True).as_py()
             raise DataError(f"no {name}", where=f"{path}, row {row}", fix="Fill it, or leave the row out.")
-    values = table[order].cast(pa.float64()).to_numpy()
+    try:
+        values = table[order].cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{order} is not a number ({error})", where=path, fix="Make the column a number.") from error
     if not np.isfinite(values).all():
         raise DataError(f"{order} is not a number", where=f"{path}, row {int(np.argmin(np.isfinite(values)))}")
     ids = [table[name].cast(pa.string()).to_pylist() for name in ("user_id", "item_id")]

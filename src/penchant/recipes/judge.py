@@ -123,8 +123,9 @@ def with_gauc(table: pa.Table, shown: GroupAUC, users: np.ndarray) -> pa.Table:
     Users who were shown something and have no target come in with weight 0 in all else.
 
     Args:
-        users: of each of `shown`'s groups.
+        users: of each of `shown`'s groups; an anonymous one (0) is a user of its own.
     """
+    users = np.where(users == 0, -1 - np.arange(len(users)), users)
     known, of = np.unique(users, return_inverse=True)
     weight = np.bincount(of, weights=shown.impressions)
     total = np.bincount(of, weights=np.nan_to_num(shown.aucs) * shown.impressions)

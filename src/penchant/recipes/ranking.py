@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ def build_ranker(
     model = build_model(kind, asdict(config), sizes)
     if content:
         model.content.fill(content)
-    model.fit_inputs(features, [batch(step).inputs for step in islice(range(10**9), BATCHES)])
+    model.fit_inputs(features, [batch(step).inputs for step in range(BATCHES)])
     if content and not isinstance(config, VectorRankerConfig):
         model.content.hold_pairs()
     return model

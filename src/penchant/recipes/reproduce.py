@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 
 from penchant.data.output import alone
 from penchant.data.split import Split, load_split
-from penchant.data.store import Store
+from penchant.data.store import MANIFEST, Store
 from penchant.errors import ConfigError, DivergedError, RunError, StoreError
 from penchant.evaluation.results import (
     Result,
@@ -73,6 +73,19 @@ def choose(name: str) -> list[ResultTable]:
         papers = sorted({t.paper for t in known.values()})
         raise ConfigError(f"there is no table {name!r}", fix=f"Choose one of: {', '.join([*papers, *known])}.")
     return found
+
+
+def outdated(chosen: Sequence[ResultTable], stores: Path, results: Path) -> Iterator[str]:
+    """What finished rows are not of the Stores that are here: they cannot be compared with rows that are run now."""
+    here = {path.name: Store(path).fingerprint for path in stores.glob("*") if (path / MANIFEST).is_file()}
+    for table in chosen:
+        found = find_results(results, table.paper, table.name)
+        old = sorted(
+            {f"{r.row} ({r.data})" for r in found if here.get(r.data, r.data_fingerprint) != r.data_fingerprint}
+        )
+        if old:
+            fix = "Remove the files to run them anew."
+            yield f"Of another version of its Store in {table.name}: {', '.join(old)}. {fix}"
 
 
 def show(left: Sequence[Missing], results: Path, console: Console) -> None:

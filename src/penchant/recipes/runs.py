@@ -56,6 +56,7 @@ from penchant.funnel.features import Features
 from penchant.funnel.fields import Fields
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
+from penchant.layers import at_least
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
 from penchant.papers.karma.generated import GeneratedKarma
 from penchant.recipes.karma.generated import GeneratedRun, train_generated
@@ -133,6 +134,9 @@ class ImpressionDataConfig:
     positions: Positions = "ignored"
     """About places that are looked at less: ignored; propensity = clicks count 1 / the logged chance that their place
     was looked at; estimated = each place's effect is learned beside the model, and left out when serving."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "max_len", "cells")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,13 +306,6 @@ def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str
         targets=VALID_TARGETS,
     )
     return judged.metrics() | item_spread(made.made)
-
-
-def sample_targets(targets: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
-    """At most `size` of the targets, drawn without replacement by a stated seed, in the Store's order."""
-    if len(targets) <= size:
-        return targets
-    return np.sort(np.random.default_rng(seed).choice(targets, size, replace=False))
 
 
 def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> FitResult:

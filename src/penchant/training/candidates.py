@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from penchant.data.history import requests_before_events
+from penchant.data.output import into_place
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
 from penchant.funnel.features import Features
@@ -87,7 +88,9 @@ class CandidateArrays:
         """Write the arrays, then the note that makes them complete."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name))
+            temporary = folder / f"{name}.tmp.npy"
+            np.save(temporary, getattr(self, name))
+            into_place(temporary, folder / f"{name}.npy")
         write_json(folder / "candidates.json", {"channels": list(self.channels), "requests": len(self.events)})
 
     @classmethod

@@ -115,7 +115,7 @@ class ImpressionBatches:
     """What one window's users were shown, by request: items and clicks, with the history strictly before the request.
 
     A request with more than `max_items` impressions is cut into pieces of that many, each a row of its own, so that
-    one long list does not pad the rest. Queries are not passed on: no ranker here reads them.
+    one long list does not pad the rest.
 
     Args:
         cells: bound of impressions and padding in a batch.

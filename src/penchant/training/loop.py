@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from penchant.data.store import fingerprint, write_text
-from penchant.errors import ConfigError, RunError
+from penchant.errors import ConfigError, DivergedError, RunError
 from penchant.models import has_bfloat16, pick_device, save_model
 from penchant.training.checkpoint import OBJECTIVE, Progress, best_folder, load_checkpoint, save_checkpoint, save_state
 from penchant.training.optim import OptimConfig, build_optimizers, rate, set_rate

@@ -27,7 +27,7 @@ class OptimConfig:
     warmup_share: float = 0.05
     """Share of the steps over which the rate rises."""
     final_share: float = 0.05
-    """The rate at the last step, as a share of the highest."""
+    """What the rate falls towards, as a share of the highest."""
     clip: float = 1.0
     """Largest norm of the dense gradient; 0 = no clipping."""
 

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from penchant.baselines.retrieval.interests import MultiInterest, check_sizes, routed
+from penchant.baselines.retrieval.interests import MultiInterest, routed
+from penchant.layers import check_sizes
 from penchant.models import Sizes
 
 

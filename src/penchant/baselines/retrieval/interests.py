@@ -14,20 +14,6 @@ from penchant.layers import CategorisedItems, Dropout, item_embedding
 from penchant.models import Sizes
 
 
-def check_sizes(config: object, *names: str) -> None:
-    """Refuse sizes below 1, and a dropout that is no rate.
-
-    Raises:
-        ConfigError: the first of these fields that is out of range.
-    """
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}", fix=f"Set {name} to 1 or more.")
-    dropout = getattr(config, "dropout")  # noqa: B009
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"dropout is {dropout}", fix="Set dropout to 0 or more, and below 1.")
-
-
 class MultiInterest(nn.Module, ABC):
     """K vectors a user; an item's score is the largest of its products with them, f(u, i) = max_k v_k . e_i.
 

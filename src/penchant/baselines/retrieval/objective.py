@@ -17,6 +17,7 @@ from penchant.data.batch import SequenceBatch
 from penchant.data.prefix_batch import PrefixBatch
 from penchant.data.sampling import NegativeSampler
 from penchant.errors import ConfigError
+from penchant.layers import at_least
 from penchant.losses import full_softmax, sampled_softmax
 
 
@@ -30,6 +31,10 @@ class SoftmaxConfig:
     """Negatives drawn by popularity beyond that, shared by the batch; the batch's other targets come on top."""
     alpha: float = 0.75
     """Power of the popularity they are drawn by; 0 = uniform."""
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "full_up_to_items")
+        at_least(1, self, "num_sampled")
 
 
 class SoftmaxObjective:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import BlockConfig, CausalBlock, Dropout, item_embedding
+from penchant.layers import BlockConfig, CausalBlock, Dropout, check_sizes, item_embedding
 from penchant.models import Sizes
 
 
@@ -43,14 +43,7 @@ class SASRecConfig:
     def __post_init__(self) -> None:
         if not 0 < self.first_length < float("inf"):
             raise ConfigError(f"first_length is {self.first_length}", fix="Set first_length above 0.")
-        for name in ("width", "blocks", "heads", "expansion", "max_len"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
-        if self.width % self.heads:
-            what = f"width {self.width} is not a multiple of heads {self.heads}"
-            raise ConfigError(what, fix="Set width to a multiple of heads.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}", fix="Set dropout to 0 or more, and below 1.")
+        check_sizes(self, "width", "blocks", "heads", "expansion", "max_len")
 
 
 class SASRec(nn.Module):

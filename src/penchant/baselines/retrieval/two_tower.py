@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import MLP, Dropout, item_embedding
+from penchant.layers import MLP, Dropout, check_sizes, item_embedding
 from penchant.models import Sizes
 
 MAX_SCALE = 100.0
@@ -40,8 +40,9 @@ class TwoTowerConfig:
     """Actions read, the latest ones."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.inner, self.max_len) < 1 or not self.temperature >= 1 / MAX_SCALE:
-            raise ConfigError(f"{self}", fix=f"Sizes from 1, temperature from {1 / MAX_SCALE}.")
+        check_sizes(self, "width", "inner", "max_len")
+        if not self.temperature >= 1 / MAX_SCALE:
+            raise ConfigError(f"temperature is {self.temperature}", fix=f"Set temperature to {1 / MAX_SCALE} or more.")
 
 
 class TwoTower(nn.Module):

@@ -15,10 +15,10 @@ from typing import ClassVar
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from penchant.baselines.retrieval.interests import check_sizes, items_of
+from penchant.baselines.retrieval.interests import items_of
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import Dropout
+from penchant.layers import Dropout, check_sizes
 from penchant.models import Sizes
 
 

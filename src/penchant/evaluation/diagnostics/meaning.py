@@ -65,7 +65,9 @@ def js_at(
         rows = slice(start, start + 64)
         own = terms[targets[rows]]
         other = terms[lists[rows]]
-        common = ((own[:, None, :, None] == other[:, :, None, :]) & (own > 0)[:, None, :, None]).sum((2, 3))
+        common = np.zeros(other.shape[:2], np.int64)
+        for term in own.T:  # one after the other: the longest title's square would not fit
+            common += ((other == term[:, None, None]) & (term > 0)[:, None, None]).sum(2)
         union = count[targets[rows]][:, None] + count[lists[rows]] - common
         overlap[rows] = np.where(lists[rows] > 0, common / np.maximum(union, 1), 0.0)
     hit = lists == targets[:, None]

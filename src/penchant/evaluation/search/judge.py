@@ -37,8 +37,8 @@ class SearchResult:
 
     Attributes:
         ranks: 1-based among all items, average of ties; inf where the system did not score the item.
-        match_ranks: the same among the items that match the query; inf too where the clicked item is none of them.
-        outside: the clicked item does not match its query.
+        match_ranks: the same among the best text matches of the query; inf too where the clicked item is none of them.
+        outside: the clicked item is none of them.
         lists: the best items, best first, 0 = empty slot.
         relevance: true relevance of what `lists` shows, in [0, 1]; None where nobody knows it.
         unanswered: requests the system could say nothing about.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.layers import MLP, Draw, Dropout, item_embedding, noise_of_users
+from penchant.layers import MLP, Draw, Dropout, check_sizes, item_embedding, noise_of_users
 from penchant.models import Sizes
 from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, UNet
 
@@ -73,14 +73,7 @@ class T2DiffConfig(DiffusionConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = ("width", "max_len", "blocks", "heads", "expansion", "inner", "session_items", "ddim_steps", "samples")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
-        if self.width % self.heads:
-            what = f"width {self.width} is not a multiple of heads {self.heads}"
-            raise ConfigError(what, fix="Set width to a multiple of heads.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}", fix="Set dropout to 0 or more, and below 1.")
+        check_sizes(self, *sizes)
         if self.ddim_steps > self.steps:
             raise ConfigError(f"ddim_steps is {self.ddim_steps}", fix=f"Set ddim_steps to {self.steps} or less.")
         if self.gap_minutes < 0:

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import HistoryParts, Requests
-from penchant.errors import ConfigError
-from penchant.layers import MLP
+from penchant.layers import MLP, at_least, check_sizes
 from penchant.models import Sizes
 from penchant.papers.ulim.sequences import GAPS, Actions, PooledSelfAttention, gap_buckets, looked_up
 
@@ -44,14 +43,8 @@ class PGINConfig(HistoryParts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("width", 1), ("heads", 1), ("inner", 1), ("raw_up_to", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to {least} or more.")
-        if self.width % self.heads:
-            what = f"width {self.width} is not a multiple of heads {self.heads}"
-            raise ConfigError(what, fix="Set width to a multiple of heads.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}", fix="Set dropout to 0 or more, and below 1.")
+        check_sizes(self, "width", "heads", "inner")
+        at_least(0, self, "raw_up_to")
 
     def places(self, lengths: Int[Tensor, " B"], width: int) -> tuple[Bool[Tensor, "B S"], Bool[Tensor, "B S"]]:
         """The recent part and the earlier part of right-padded histories."""

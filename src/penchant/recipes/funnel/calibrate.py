@@ -13,9 +13,9 @@ from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import ConfigError, StoreError
 from penchant.evaluation.metrics import calibration
+from penchant.evaluation.protocol import subsample
 from penchant.funnel.calibration import Kind, ScoreCalibration, fit_calibration
 from penchant.funnel.pipeline import Funnel
-from penchant.recipes.runs import sample_targets
 
 BLOCK = 256
 """Requests at a time."""
@@ -39,7 +39,7 @@ def calibrate_funnel(
     if funnel.rank is None:
         fix = "Export without calibration, or train a funnel with a ranker."
         raise ConfigError("only a ranker's scores can be calibrated, and the funnel has none", fix=fix)
-    scores, labels, users = _listed(funnel, store, sample_targets(split.targets("valid"), targets, seed))
+    scores, labels, users = _listed(funnel, store, subsample(split.targets("valid"), targets, seed)[0])
     half = users % 2 == 1
     held_out = np.zeros(len(scores))
     try:

@@ -26,13 +26,14 @@ from tyro.conf import AvoidSubcommands
 from penchant.baselines.ranking.content import MODALITIES
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests, requests_before_events, requests_before_times
-from penchant.data.output import alone
+from penchant.data.output import alone, into_place
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.funnel.audit import FunnelAudit
 from penchant.evaluation.funnel.page import item_titles, write_page
 from penchant.evaluation.funnel.report import FunnelReport, Provenance
+from penchant.evaluation.protocol import subsample
 from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.funnel.fusion import Fusion
@@ -42,6 +43,7 @@ from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Retriever, Scorer
+from penchant.layers import at_least
 from penchant.models import load_model
 from penchant.papers.dmae.model import DMAEConfig
 from penchant.papers.dmae.objective import DMAEObjectiveConfig
@@ -55,7 +57,6 @@ from penchant.recipes.runs import (
     SequenceRun,
     describe_run,
     flat,
-    sample_targets,
     train_run,
 )
 from penchant.recipes.t2diff.causal import CausalT2DiffRun, t2diff_causal
@@ -107,6 +108,7 @@ class FunnelRun:
     """Of every part: channels, pre-ranker, ranker, and what is drawn from the windows."""
 
     def __post_init__(self) -> None:
+        at_least(1, self, "max_len", "rank_targets", "valid_targets", "batch_cells")
         for channel in self.channels:
             if type(channel.run).__name__ in UNSERVED:
                 what = f"channel {channel.name!r}: {channel.run.kind} is an experiment's and cannot serve"
@@ -383,7 +385,7 @@ def _candidates(
     """The merged candidates of a window's clicks, kept on disk so that a run that was cut need not find them again."""
     if (folder / "candidates.json").is_file():
         return CandidateArrays.load(folder)
-    events = sample_targets(split.targets(window), limit, run.seed)
+    events = subsample(split.targets(window), limit, run.seed)[0]
     if not len(events):
         raise StoreError(f"nobody with a history has an event in window {window!r}", where=store.path)
     title = f"candidates, {window} window"
@@ -410,7 +412,7 @@ def judge_funnel(
         limit: judge at most so many clicks, drawn by the seed; 0 = all.
     """
     targets = split.targets(window)
-    targets = sample_targets(targets, limit, seed) if limit else targets
+    targets, _ = subsample(targets, limit or None, seed)
     audit = FunnelAudit(
         item_counts=split.item_counts(store),
         user_counts=split.stops("train") - split.starts("train"),
@@ -436,7 +438,9 @@ def judge_funnel(
             | ({"fuse.weight": f"{funnel.fusion.weight:g}"} if funnel.fusion else {}),
         )
     )
-    pq.write_table(audit.per_user(), out / PER_USER)
+    temporary = out / f"{PER_USER}.tmp"
+    pq.write_table(audit.per_user(), temporary)
+    into_place(temporary, out / PER_USER)
     write_text(out / "report.json", report.to_json())
     write_page(report, out / "report.html", lost=audit.lost_targets(), titles=item_titles(store))
     return report

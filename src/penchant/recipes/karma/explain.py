@@ -21,6 +21,7 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError
 from penchant.evaluation.diagnostics.meaning import terms_of
 from penchant.evaluation.funnel.page import item_titles
+from penchant.evaluation.protocol import subsample
 from penchant.evaluation.significance import Difference, paired_bootstrap
 from penchant.index.exact import best_items
 from penchant.models import READER
@@ -28,7 +29,7 @@ from penchant.papers.karma.language import Texts
 from penchant.papers.karma.model import Karma
 from penchant.papers.karma.reader import InterestReader, Spelling
 from penchant.recipes.karma.build import item_texts
-from penchant.recipes.runs import LoadedRun, sample_targets
+from penchant.recipes.runs import LoadedRun
 
 BLOCK = 256
 """Requests read at once."""
@@ -137,7 +138,7 @@ class Explainer:
         Raises:
             ConfigError: the window has too few clicks on items with a text.
         """
-        events = sample_targets(self.split.targets(window), targets, seed)
+        events = subsample(self.split.targets(window), targets, seed)[0]
         items = self.store.event_item[events].astype(np.int64)
         events = events[(self._texts[torch.from_numpy(items)] >= 0).any(1).numpy()]
         if len(events) < 2:
