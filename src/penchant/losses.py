@@ -76,9 +76,11 @@ def sampled_softmax(
         candidates: vectors of distinct items, every target among them.
         log_inclusion: log probability that an item is in the sample; at most 0.
         target_index: each target's row in `candidates`.
-    Returns: mean in nats.
+    Returns: mean in nats, in float32 at least whatever the autocast.
     """
-    logits = (hidden @ candidates.T).to(torch.promote_types(hidden.dtype, log_inclusion.dtype))
+    wide = torch.promote_types(torch.float32, torch.promote_types(hidden.dtype, candidates.dtype))
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = hidden.to(wide) @ candidates.to(wide).T
     right = logits.gather(1, target_index[:, None])
     corrected = (logits - log_inclusion).scatter(1, target_index[:, None], right)
     return F.cross_entropy(corrected, target_index)

@@ -17,6 +17,7 @@ from penchant.papers.karma.generators import GeneratorConfig
 from penchant.recipes.controls import popularity
 from penchant.recipes.funnel.run import funnel_of
 from penchant.recipes.karma.generated import GeneratedRun
+from penchant.recipes.karma.run import karma_decoded
 from penchant.recipes.karma.tables import table2
 from penchant.recipes.runs import load_run, train_run
 from penchant.training.loop import TrainConfig
@@ -87,5 +88,9 @@ def test_the_table_has_one_karma_and_the_papers_four_heads() -> None:
 
 
 def test_no_funnel_holds_an_experiment() -> None:
+    run = karma_decoded()
+    run = replace(run, model=replace(run.model, query="interleaved"))
+    with pytest.raises(ConfigError, match="reads the query of every past action, which no server keeps"):
+        funnel_of({"karma": run, "popularity": popularity()})
     with pytest.raises(ConfigError, match="karma_generated is an experiment's"):
         funnel_of({"generated": GeneratedRun(), "popularity": popularity()})

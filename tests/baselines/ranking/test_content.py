@@ -146,3 +146,12 @@ def test_nothing_of_it_learns_and_all_of_it_is_saved() -> None:
 def test_impossible_modalities_are_refused(modalities: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="Name one or more, each once"):
         ContentRankerConfig(modalities=modalities)
+
+
+@pytest.mark.parametrize("calibration", ["none", "quantile"])
+def test_similarities_are_the_same_where_training_computes_in_bfloat16(calibration: Any) -> None:
+    content = made(precision="float32", calibration=calibration)
+    history, items = torch.tensor([[3, 5, 9]]), torch.tensor([[4, 7]])
+    expected = content(history, items)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(content(history, items).r, expected.r)

@@ -24,6 +24,24 @@ def linear(layer: torch.nn.Linear, x: np.ndarray) -> np.ndarray:
     return x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
 
 
+def test_target_attention_has_the_same_gradient_every_time_with_several_threads() -> None:
+    torch.manual_seed(0)
+    attention, threads = TargetAttention(32, 2), torch.get_num_threads()
+    queries, x = torch.randn(128, 32), torch.randn(12_800, 32)
+    segments = torch.randint(0, 128, (len(x),)).sort().values
+    torch.set_num_threads(4)
+    try:
+        found = set()
+        for _ in range(20):
+            attention.zero_grad()
+            attention(queries, x, segments).square().sum().backward()
+            assert attention.query.weight.grad is not None
+            found.add(attention.query.weight.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
 @settings(deadline=None, max_examples=30)
 @given(queries=st.integers(0, 5), actions=st.integers(0, 12), heads=st.sampled_from([1, 2, 4]), seed=st.integers(0, 99))
 def test_target_attention_is_a_softmax_over_each_querys_own_segment(

@@ -179,7 +179,9 @@ class ItemContent(nn.Module):
         return Similarities(torch.stack(of, dim=2) * both, both)
 
     def _compared(self, history: Int[Tensor, "B S"], items: Int[Tensor, "B K"]) -> Float[Tensor, "B K M S"]:
-        cosines = [self.vectors(m, items) @ self.vectors(m, history).mT for m in range(len(self.config.modalities))]
+        of = range(len(self.config.modalities))
+        with torch.autocast(items.device.type, enabled=False):  # served in float32, and calibrated so
+            cosines = [self.vectors(m, items) @ self.vectors(m, history).mT for m in of]
         return ((torch.stack(cosines, dim=2) + 1) / 2).clamp(0, 1)
 
 

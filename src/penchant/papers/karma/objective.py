@@ -45,7 +45,7 @@ class KarmaObjectiveConfig:
     literal: bool = False
     """As printed: Eq. 5 to 7 are sums over negatives, positions and words, and h_t is read without an adapter."""
     shuffled: bool = False
-    """Placebo: every item decodes into another item's text and picture, always the same."""
+    """Placebo: every item decodes into another item's text and picture, always the same; a warm-up tells its own."""
     max_words: int = 24
     """Tokens of an item's text that are decoded, the first ones."""
     temperature: float = 0.07

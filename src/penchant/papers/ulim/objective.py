@@ -72,7 +72,7 @@ class ULIMObjective:
     ) -> None:
         self.config, self.num_items = config, len(counts) - 1
         self.sampler = NegativeSampler.by_popularity(counts, 0.75)
-        of = item_category.long()
+        self.category = of = item_category.long()
         self.share = counts / counts.sum().clamp(min=1)
         within = torch.zeros(int(of.max()) + 1).index_add(0, of, counts.float())
         self.share_in_category = counts / within[of].clamp(min=1)
@@ -81,8 +81,8 @@ class ULIMObjective:
     def __call__(self, model: ULIM, batch: CategoryBatch) -> dict[str, Tensor]:
         """{"long": alpha L_l, "short": beta L_s} in nats, without those of weight 0."""
         pooled, long, empty = read(model, batch)
-        items, absent = self.candidates(batch)
-        vectors = model.embed_items(items)
+        items = self.candidates(batch)
+        absent, vectors = self.absent(items, batch), model.embed_items(items)
         terms: dict[str, Tensor] = {}
         if self.config.alpha:
             rows = torch.ones_like(empty) if self.config.empty == "learned" else ~empty
@@ -95,35 +95,38 @@ class ULIMObjective:
         if self.config.beta:
             short = model.short_vectors(pooled)
             if self.config.short_negatives == "mixed":
-                items, absent = self._with_corpus(items, absent)
+                items, absent = self.with_corpus(items, batch)
                 vectors = model.embed_items(items)
             index = torch.searchsorted(items, batch.targets)
             loss = sampled_softmax(short, vectors, self._log_inclusion(absent, short), index)
             terms["short"] = self.config.beta * loss
         return terms
 
-    def candidates(self, batch: CategoryBatch) -> tuple[Int[Tensor, " C"], Float[Tensor, " C"]]:
-        """The batch's targets and negatives, each once, ascending; and the probability that each was not among them."""
-        items = torch.unique(torch.cat([batch.targets, batch.negatives]))
-        known = items.cpu()
-        share = self.share_in_category if batch.category else self.share
-        size = int(self.sizes[batch.category]) if batch.category else self.num_items
-        drawn = min(1.0, len(batch.negatives) / max(size, 1))
-        return items, ((1 - drawn) * torch.exp(-len(batch.targets) * share[known])).to(items.device)
+    def candidates(self, batch: CategoryBatch) -> Int[Tensor, " C"]:
+        """The batch's targets and negatives, each once, ascending."""
+        return torch.unique(torch.cat([batch.targets, batch.negatives]))
 
-    def _with_corpus(
-        self, items: Int[Tensor, " C"], absent: Float[Tensor, " C"]
+    def absent(self, items: Int[Tensor, " C"], batch: CategoryBatch) -> Float[Tensor, " C"]:
+        """The probability that each is none of the candidates of a batch of this category; 1 for other categories'."""
+        known, category = items.cpu(), batch.category
+        share = self.share_in_category if category else self.share
+        size = int(self.sizes[category]) if category else self.num_items
+        drawn = min(1.0, len(batch.negatives) / max(size, 1))
+        absent = (1 - drawn) * torch.exp(-len(batch.targets) * share[known])
+        return (absent.where(self.category[known] == category, 1.0) if category else absent).to(items.device)
+
+    def with_corpus(
+        self, items: Int[Tensor, " C"], batch: CategoryBatch
     ) -> tuple[Int[Tensor, " C2"], Float[Tensor, " C2"]]:
-        """Those and some of the whole catalogue."""
+        """Those and some of the whole catalogue; and the probability that each is none of them."""
         draws = self.config.corpus_negatives
         if draws >= self.num_items:
             whole = torch.arange(1, self.num_items + 1, device=items.device)
             return whole, torch.zeros(len(whole), device=items.device)
         drawn = self.sampler.sample(draws, torch.default_generator).to(items.device)
         both = torch.unique(torch.cat([items, drawn]))
-        missed = torch.exp(-draws * self.sampler.log_q(both.cpu()).exp()).to(absent)
-        at = torch.searchsorted(both, items)
-        return both, missed.index_put((at,), missed[at] * absent)
+        missed = torch.exp(-draws * self.sampler.log_q(both.cpu()).exp())
+        return both, missed.to(items.device) * self.absent(both, batch)
 
     def _log_inclusion(self, absent: Float[Tensor, " C"], like: Tensor) -> Float[Tensor, " C"]:
         """log P(an item is a candidate)."""
@@ -149,7 +152,7 @@ def in_batch_hits(model: ULIM, objective: ULIMObjective, batch: CategoryBatch) -
     all other categories' items are ruled out. That is the leakage that batches of one category block (section 2.1.2).
     """
     _, long, _ = read(model, batch)
-    items, _ = objective.candidates(batch)
+    items = objective.candidates(batch)
     scores = long @ model.embed_items(items).T
     own = scores.gather(1, torch.searchsorted(items, batch.targets)[:, None])
     return float(((scores >= own).sum(1) == 1).float().mean())

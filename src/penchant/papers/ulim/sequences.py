@@ -109,7 +109,9 @@ class TargetAttention(nn.Module):
         each = width // self.heads  # by name: with no query or no action there is nothing that -1 could be told from
         q = (self.query(queries) * each**-0.5).view(count, self.heads, each)
         k, v = self.keys_values(x).view(len(x), 2, self.heads, each).unbind(1)
-        logits = (q[segments] * k).sum(-1)
+        # A lookup, whose gradient is summed in a fixed order: that of indexing is not, with several threads.
+        asked = F.embedding(segments, q.flatten(1)).view(len(x), self.heads, each)
+        logits = (asked * k).sum(-1)
         of = segments[:, None].expand_as(logits)
         highest = logits.new_zeros(count, self.heads).scatter_reduce(0, of, logits.detach(), "amax", include_self=False)
         mass = (logits - highest[segments]).exp()

@@ -113,6 +113,9 @@ class FunnelRun:
             if type(channel.run).__name__ in UNSERVED:
                 what = f"channel {channel.name!r}: {channel.run.kind} is an experiment's and cannot serve"
                 raise ConfigError(what, fix="Choose a recipe that serves, such as karma_decoded.")
+            if isinstance(channel.run, KarmaRun) and channel.run.model.query == "interleaved":
+                what = f"channel {channel.name!r} reads the query of every past action, which no server keeps"
+                raise ConfigError(what, fix="Set model.query to token or none.")
         with_vectors = [
             c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun | T2DiffRun | CausalT2DiffRun)
         ]
