@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -56,9 +57,9 @@ def problem(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
     return error
 
 
-def test_the_list_is_the_funnels_own(client: TestClient, bundle: Bundle) -> None:
+def test_the_list_is_the_funnels_own(client: TestClient, bundle: Bundle, tmp_path: Path) -> None:
     for user in ("u1", "u7", "stranger"):
-        requests = Histories(bundle, EventLog(":memory:"), 25).request(user, NOW_MS)
+        requests = Histories(bundle, EventLog(tmp_path / "log"), 25).request(user, NOW_MS)
         expected = bundle.funnel.recommend(requests, 20)
         items = post(client, "recommend", user_id=user, k=20)["items"]
         assert [bundle.item_of(item["id"]) for item in items] == expected.items[0].tolist()
@@ -118,6 +119,18 @@ def test_a_history_in_the_request_is_answered_as_the_same_history_of_a_user(clie
     assert given["items"] == post(client, "recommend", user_id="stranger")["items"]
 
 
+def test_without_times_both_are_answered_alike_and_no_time_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    untimed = replace(bundle, manifest={**bundle.manifest, "has_time": False})
+    service = Service(untimed, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    with TestClient(create_app(service, workers=1)) as client:
+        post(client, "events", events=[{"user_id": "stranger", "item_id": i} for i in ("i5", "i13", "i21")])
+        given = post(client, "recommend", history=["i5", "i13", "i21"])
+        assert given["items"] == post(client, "recommend", user_id="stranger")["items"]
+        told = post(client, "history", user_id="stranger")
+        assert [(item["id"], item["ts_ms"]) for item in told["history"]] == [("i21", None), ("i13", None), ("i5", None)]
+        schemas.HistoryOutput.model_validate(told)
+
+
 def test_a_repeated_event_is_kept_once(client: TestClient) -> None:
     event = {"user_id": "u1", "item_id": "i5", "action": "buy", "event_id": "e-1"}
     assert post(client, "events", events=[event]) == {"accepted": 1, "repeated": 0}
@@ -137,7 +150,26 @@ def test_who_has_seen_everything_gets_a_reason_and_no_error(client: TestClient, 
     service = Service(replace(bundle, funnel=funnel), EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
     answer = service.recommend(None, bundle.item_ids[1:], 5, True, False)
     assert answer["items"] == []
-    assert answer["reason"] == "only 0 items are left that the history does not hold"
+    assert answer["reason"] == "the channels found no more items that the history does not hold"
+
+
+def test_a_small_catalogue_is_not_blamed_on_the_history(bundle: Bundle, tmp_path: Path) -> None:
+    settings = replace(bundle.funnel.settings, merged_size=200, preranked_size=200)
+    funnel = type(bundle.funnel)(bundle.funnel.retrievers, bundle.funnel.prerank, bundle.funnel.rank, settings)
+    service = Service(replace(bundle, funnel=funnel), EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    for history, exclude_seen in ((["i1"], False), ([], True), (None, True)):
+        answer = service.recommend(None, history, 90, exclude_seen, False)
+        assert answer["reason"] == "the channels found no more items"
+
+
+def test_the_bound_of_a_search_is_not_told_as_the_number_of_matches(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(bundle, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    assert service.search("thing 40", None, 20)["reason"] == "no more items match by all words"
+    monkeypatch.setattr("penchant.serve.service.SEARCH_POOL", 5)
+    assert service.search("red blue", None, 20)["reason"] == "a search lists the 5 best matches and no more"
+    assert service.search("red blue", None, 5)["reason"] is None
 
 
 def test_a_deadline_reaches_the_channels_that_search_by_category(bundle: Bundle) -> None:
@@ -292,11 +324,29 @@ def test_a_refused_batch_of_events_leaves_no_trace(client: TestClient) -> None:
     assert post(client, "history", user_id="stranger")["known"] is False
 
 
-@pytest.mark.parametrize("body", [b"{", b"", b"[1]", b'"x"', b"\xff\xfe", b'{"k": NaN}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"",
+        b"[1]",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"k": NaN}',
+        b'{"k": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"user_id": "\\ud800"}',  # half of a letter
+        b'{"user_id": "u1", "\\ud800": 1}',
+        b'{"user_id": "\xff"}',
+    ],
+)
 def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: bytes) -> None:
     answer = client.post("/v1/recommend", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code in (400, 422)
-    assert answer.json()["errors"][0]["fix"]
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "body"
+    assert error["fix"]
 
 
 def test_a_large_body_is_refused_before_it_is_parsed(client: TestClient) -> None:
@@ -308,6 +358,36 @@ def test_a_large_body_is_refused_before_it_is_parsed(client: TestClient) -> None
         answer = client.post("/v1/recommend", content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code == 413
         assert str(schemas.MAX_BODY_BYTES) in answer.json()["errors"][0]["problem"]
+
+
+def test_lists_are_made_while_the_event_log_is_locked(client: TestClient, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "events.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as people:
+        kept = people.submit(post, client, "events", events=[{"user_id": "u1", "item_id": "i5"}])
+        time.sleep(0.2)  # it has begun to wait
+        assert post(client, "recommend", user_id="u1", k=3)["items"]
+        assert not kept.done()
+        other.execute("ROLLBACK")
+        assert kept.result() == {"accepted": 1, "repeated": 0}
+    other.close()
+
+
+def test_events_that_cannot_be_written_now_may_be_sent_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penchant.serve.events.BUSY_SECONDS", 0.01)
+    service = Service(bundle, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    other = sqlite3.connect(tmp_path / "log", isolation_level=None)
+    with TestClient(create_app(service, workers=1)) as client:
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post("/v1/events", json={"events": [{"user_id": "u1", "item_id": "i5"}]})
+        assert answer.status_code == 503
+        (error,) = answer.json()["errors"]
+        assert (error["field"], error["fix"]) == ("events", "Send them again in a second.")
+        other.execute("ROLLBACK")
+        assert post(client, "events", events=[{"user_id": "u1", "item_id": "i5"}]) == {"accepted": 1, "repeated": 0}
+    other.close()
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/v1/events", 405)])
@@ -359,7 +439,8 @@ def test_health_says_what_is_served(client: TestClient) -> None:
 
 def test_answers_are_as_openapi_says(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]["/v1/recommend"]["post"]["responses"]) == {"200", "413", "422", "500"}
+    described_statuses = set(described["paths"]["/v1/recommend"]["post"]["responses"])
+    assert described_statuses == {"200", "403", "408", "413", "422", "500"}
     assert described["components"]["schemas"]["RecommendInput"]["examples"]
     schemas.RecommendOutput.model_validate(post(client, "recommend", user_id="u1", explain=True))
     schemas.SearchOutput.model_validate(post(client, "search", query="red"))

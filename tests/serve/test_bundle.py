@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,11 @@ def test_a_bundle_of_another_format_is_refused(bundle_path: Path, tmp_path: Path
     (copy / "manifest.json").write_text(json.dumps({**manifest, "sha256": fingerprint(manifest)}))
     with pytest.raises(BundleError, match="format 99"):
         Bundle.load(copy)
+
+
+def test_a_bundle_that_does_not_say_whether_it_has_times_is_taken_to_have_them(bundle: Bundle) -> None:
+    older = {name: value for name, value in bundle.manifest.items() if name != "has_time"}
+    assert replace(bundle, manifest=older).has_time
 
 
 def test_the_bundles_funnel_answers_as_the_runs(bundle: Bundle, run_folder: Path, store: Store) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,44 @@ def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"something else" * 1000)
     with pytest.raises(DataError, match="cannot be used as an event log"):
         EventLog(tmp_path / "log")
+
+
+def test_a_database_of_something_else_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as theirs:
+        theirs.executescript("CREATE TABLE orders (id); CREATE TABLE stock (id)")
+    before = (tmp_path / "shop.db").read_bytes()
+    with pytest.raises(DataError, match=r"shop\.db: is no event log, it holds orders, stock\. Name another"):
+        EventLog(tmp_path / "shop.db")
+    assert (tmp_path / "shop.db").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["shop.db"]
+
+
+def test_of_a_damaged_log_the_way_to_recover_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = EventLog(path)
+    log.append([event()])
+    log.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[100] ^= 0xFF  # the kind of the schema's own page
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"malformed.*backup.*sqlite3 \S+log \.recover"):
+        EventLog(path)
+
+
+def test_reading_does_not_wait_for_a_write(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log")
+    log.append([event()])
+    other = sqlite3.connect(tmp_path / "log", isolation_level=None)
+    with contextlib.closing(other), ThreadPoolExecutor(1) as people:
+        other.execute("BEGIN IMMEDIATE")
+        written = people.submit(log.append, [event()])
+        time.sleep(0.1)  # it has begun to wait
+        assert len(log.last("u1", 5)) == 1
+        assert not written.done()
+        other.execute("ROLLBACK")
+        assert written.result() == 1
+    assert len(log.last("u1", 5)) == 2
+    log.close()
 
 
 def test_a_full_log_is_read_quickly(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_the_manifest_names_where_it_all_came_from(bundle: Bundle, store: Store)
     assert manifest["store"] == {"name": "made-up", "fingerprint": store.fingerprint}
     assert manifest["split"] == {"split": "funnel", "fingerprint": load_split(store, "funnel").fingerprint}
     assert manifest["synthetic"] is False
+    assert manifest["has_time"] is True
     on_disk = {p.relative_to(bundle.path).as_posix() for p in bundle.path.rglob("*") if p.is_file()}
     assert on_disk == {*manifest["files"], "manifest.json"}
 
@@ -84,6 +85,13 @@ def test_a_synthetic_store_makes_a_synthetic_bundle(run_folder: Path, store: Sto
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
     (tmp_path / "store" / "manifest.json").write_text(json.dumps({**manifest, "synthetic": True}))
     assert export(run_folder, Store(tmp_path / "store"), tmp_path / "bundle").is_synthetic
+
+
+def test_a_store_without_times_makes_a_bundle_that_says_so(run_folder: Path, store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "store")
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    (tmp_path / "store" / "manifest.json").write_text(json.dumps({**manifest, "has_time": False}))
+    assert not export(run_folder, Store(tmp_path / "store"), tmp_path / "bundle").has_time
 
 
 def test_a_bundle_holds_the_models_weights_and_nothing_of_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penchant.data.history import requests_before_times
+from penchant.data.history import make_requests, requests_before_times
 from penchant.data.store import Store
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import EventLog
@@ -84,6 +85,29 @@ def test_an_item_of_an_earlier_catalogue_is_passed_over(bundle: Bundle, tmp_path
     log = EventLog(tmp_path / "log")
     log.append([event("stranger", "gone"), event("stranger", "i5")])
     assert Histories(bundle, log, 10).of_user("stranger")[0].tolist() == [5]
+
+
+def test_without_times_a_request_is_dated_as_training_dates_it(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    """By the rows' numbers, where the Store knows an order alone: what the log has comes next, then the request."""
+    untimed = replace(
+        bundle,
+        manifest={**bundle.manifest, "has_time": False},
+        history_indptr=store.user_indptr,
+        history_items=store.event_item,
+        history_ts_ms=np.arange(store.num_events),
+    )
+    histories = Histories(untimed, EventLog(tmp_path / "log"), SETTINGS.max_history)
+    start, stop = store.user_indptr[3:5].tolist()
+    for new in ([], [5, 6]):
+        items, rows = np.append(store.event_item[start:stop], new), np.arange(start, stop + len(new))
+        theirs = make_requests(
+            np.array([3]), rows[-1:] + 1, items, rows, np.array([0]), np.array([len(rows)]), SETTINGS.max_history
+        )
+        ours = histories.request("u3", NOW_MS)
+        for name in ("users", "times_ms", "history", "history_times_ms"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name))
+        histories.append([event("u3", "i6", NOW_MS), event("u3", "i5", 0)])
+    assert histories.request("stranger", NOW_MS).times_ms.tolist() == [0]
 
 
 def test_a_request_is_never_earlier_than_its_last_action(bundle: Bundle, tmp_path: Path) -> None:

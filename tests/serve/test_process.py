@@ -15,6 +15,7 @@ import httpx
 import pytest
 import torch
 import uvicorn
+from fastapi.testclient import TestClient
 
 import penchant
 from penchant.errors import BundleError, ConfigError
@@ -90,6 +91,48 @@ def test_listening_beyond_this_machine_is_warned_of(
         torch.set_num_threads(threads)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert any("no login" in w for w in warnings) == warned
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "asked", "status"),
+    [
+        ("127.0.0.1", (), "localhost:9000", 200),
+        ("127.0.0.1", (), "LOCALHOST", 200),
+        ("127.0.0.1", (), "127.0.0.1:8000", 200),
+        ("127.0.0.1", (), "[::1]:8000", 200),
+        ("127.0.0.2", (), "127.0.0.2:8000", 200),
+        ("127.0.0.1", (), "evil.example:8000", 403),
+        ("127.0.0.1", (), "localhost.evil.example", 403),
+        ("127.0.0.1", ("Shop.example:443", "b.example"), "shop.example", 200),
+        ("127.0.0.1", ("shop.example",), "evil.example", 403),
+        ("0.0.0.0", (), "any.example", 200),
+        ("0.0.0.0", ("shop.example",), "evil.example", 403),
+    ],
+)
+def test_a_server_for_this_machine_answers_to_its_own_names_alone(
+    host: str,
+    allowed: tuple[str, ...],
+    asked: str,
+    status: int,
+    bundle_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page elsewhere, whose name leads to this machine by now, asks for that name."""
+    servers: list[uvicorn.Server] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, **_: servers.append(server))
+    threads = torch.get_num_threads()
+    try:
+        serve(bundle_path, host=host, port=0, events=tmp_path / "log", allow_hosts=allowed)
+    finally:
+        torch.set_num_threads(threads)
+    with TestClient(servers[0].config.app) as client:  # type: ignore[arg-type]
+        answer = client.get("/healthz", headers={"Host": asked})
+    assert answer.status_code == status
+    if status == 403:
+        (error,) = answer.json()["errors"]
+        assert (error["field"], error["value"]) == ("host", asked)
+        assert "--allow-host" in error["fix"]
 
 
 def test_a_bundle_may_be_served_from_inside(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from penchant import __version__
@@ -30,7 +31,7 @@ from penchant.errors import ConfigError
 from penchant.serve import schemas
 from penchant.serve.bundle import Bundle
 from penchant.serve.edge import Edge
-from penchant.serve.events import EventLog
+from penchant.serve.events import EventLog, LogBusyError
 from penchant.serve.histories import UnknownItemError
 from penchant.serve.service import FieldError, InterestTeller, Service, set_deadline
 
@@ -44,18 +45,38 @@ MAX_CONCURRENT = 256
 MAX_READING = 4
 """Interests that are read or wait for it; one more is answered with 503 at once."""
 
-REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Problems} for status in (413, 422, 500)}
+REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Problems} for status in (403, 408, 413, 422, 500)}
 
 
-def create_app(service: Service, workers: int | None = None) -> FastAPI:
+class _Request(Request):
+    async def json(self) -> Any:
+        # The standard library lets half a surrogate through, which no answer could repeat, and what it cannot read
+        # raises more than one kind of error.
+        return orjson.loads(await self.body())
+
+
+class _Route(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_Request(request.scope, request.receive))
+
+        return handle
+
+
+def create_app(service: Service, workers: int | None = None, hosts: Set[str] | None = None) -> FastAPI:
     """The application over a service.
 
     Args:
         workers: threads that run models; as many as the machine has processors if left out.
+        hosts: names that requests may ask for, see `Edge`.
     """
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="penchant")
     # Telling words takes many passes: one at a time, and never on a thread that lists are made on.
     reading = ThreadPoolExecutor(1, thread_name_prefix="penchant-read")
+    # Events wait for the disk, and for another process that writes: one after the other, and no list behind them.
+    writing = ThreadPoolExecutor(1, thread_name_prefix="penchant-write")
     waiting = 0
 
     async def answer(function: Callable[[], Any], status: int = 200, on: ThreadPoolExecutor = pool) -> Response:
@@ -68,14 +89,17 @@ def create_app(service: Service, workers: int | None = None) -> FastAPI:
         yield
         pool.shutdown()
         reading.shutdown()
+        writing.shutdown()
         service.log.close()
 
     # The generated documentation pages load scripts from elsewhere; /openapi.json itself stays.
     app = FastAPI(title="Penchant", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Edge, max_body_bytes=schemas.MAX_BODY_BYTES)
+    app.router.route_class = _Route
+    app.add_middleware(Edge, max_body_bytes=schemas.MAX_BODY_BYTES, hosts=hosts)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(FieldError, _refused_field)
     app.add_exception_handler(UnknownItemError, _unknown_item)
+    app.add_exception_handler(LogBusyError, _log_busy)
     app.add_exception_handler(HTTPException, _http_error)
 
     @app.post("/v1/recommend", response_model=schemas.RecommendOutput, responses=REFUSED)
@@ -90,10 +114,15 @@ def create_app(service: Service, workers: int | None = None) -> FastAPI:
         """Items whose words match, in the order of this user's interest; without a history, of the text match."""
         return await answer(lambda: service.search(body.query, body.user_id, body.k))
 
-    @app.post("/v1/events", response_model=schemas.EventsOutput, status_code=201, responses=REFUSED)
+    @app.post(
+        "/v1/events",
+        response_model=schemas.EventsOutput,
+        status_code=201,
+        responses={**REFUSED, 503: REFUSED[422]},
+    )
     async def events(body: schemas.EventsInput) -> Response:
         """Log events; they are on the disk when this answers, and the user's next request sees them."""
-        return await answer(lambda: service.append([event.model_dump() for event in body.events]), 201)
+        return await answer(lambda: service.append([event.model_dump() for event in body.events]), 201, on=writing)
 
     @app.post(
         "/v1/interest",
@@ -163,6 +192,7 @@ def serve(
     port: int = 8000,
     events: str | Path | None = None,
     *,
+    allow_hosts: Sequence[str] = (),
     deadline_ms: float | None = None,
     read: Callable[[Bundle], InterestTeller] | None = None,
 ) -> None:
@@ -170,6 +200,8 @@ def serve(
 
     Args:
         events: the event log; `<bundle>.events.sqlite` beside the bundle if left out.
+        allow_hosts: names, beside this machine's own, by which it may be asked: those a proxy passes on. Only its own
+            are answered where it listens on loopback, any elsewhere, unless some are given.
         deadline_ms: see `set_deadline`.
         read: makes what tells interests in words.
 
@@ -191,16 +223,19 @@ def serve(
         service = Service(loaded, kept, reader=reader)
         # Requests run side by side; more threads inside one of them would only contend for the same processors.
         torch.set_num_threads(1)
-        if not ipaddress.ip_address(host).is_loopback:
+        loopback = ipaddress.ip_address(host).is_loopback
+        if not loopback:
             log.warning(
                 "listening on %s: whoever reaches this machine can read every user's history and write events; "
                 "there is no login. Put it behind a proxy that asks for one, or use --host 127.0.0.1.",
                 host,
             )
         address = f"[{host}]" if ":" in host else host
+        own = {"localhost", "127.0.0.1", "[::1]", address}
+        hosts = own.union(allow_hosts) if loopback or allow_hosts else None
         log.info("%s items, %s users on http://%s:%s", loaded.num_items, loaded.num_users, address, port)
         config = uvicorn.Config(
-            create_app(service),
+            create_app(service, hosts=hosts),
             # uvicorn's own lines would carry whole paths, ours carry routes.
             access_log=False,
             log_level="warning",
@@ -256,7 +291,7 @@ def _short(value: object) -> str | int | float | bool | None:
 FIXES = {
     "missing": "Add it.",
     "extra_forbidden": "Remove it, or look up its spelling in /openapi.json.",
-    "json_invalid": "Send valid JSON.",
+    "json_invalid": "Send valid JSON in UTF-8.",
     "model_attributes_type": "Send a JSON object with Content-Type: application/json.",
     "string_type": "Put it in quotes.",
     "string_pattern_mismatch": "Use lower-case letters and underscores, such as click, add_to_cart, buy.",
@@ -285,6 +320,11 @@ async def _unknown_item(_: Request, error: Exception) -> Response:
     assert isinstance(error, UnknownItemError)
     status = 404 if error.where == "item_id" else 422
     return _problem(error.where, error.item_id, "is not in the catalogue", "Send an id of the exported items.", status)
+
+
+async def _log_busy(_: Request, error: Exception) -> Response:
+    assert isinstance(error, LogBusyError)
+    return _problem("events", None, "another process is writing to the log", "Send them again in a second.", 503)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """The bundle: what serving loads, and nothing more.
 
 bundle/
-  manifest.json             format, sha256 and size of every file, what it was made from, versions, synthetic or not
+  manifest.json             format, sha256 and size of every file, what it was made from, versions, synthetic or not,
+                            with times or with an order alone
   funnel.json  channels/<name>/  prerank/  rank/      the funnel (funnel/pipeline.py)
   calibration.json          how a score becomes a chance; absent unless asked for
   items.parquet             item_id, title, text, category_path of items 1..num_items, in order
@@ -116,6 +117,11 @@ class Bundle:
     def is_synthetic(self) -> bool:
         """True where the data were generated; every page says so."""
         return self.manifest["synthetic"]
+
+    @property
+    def has_time(self) -> bool:
+        """False where the history's times are places in an order; bundles that do not say are taken to have times."""
+        return self.manifest.get("has_time", True)
 
     @cached_property
     def lexical(self) -> LexicalIndex:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penchant.errors import DataError
+from penchant.errors import DataError, PenchantError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -27,6 +27,13 @@ CREATE TABLE IF NOT EXISTS event (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS event_once ON event (user, event_id) WHERE event_id IS NOT NULL;
 """
+
+BUSY_SECONDS = 5.0
+"""How long a write waits for another process that writes."""
+
+
+class LogBusyError(PenchantError):
+    """Another process writes to the log and does not end; nothing was kept, and the same may be asked again."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Event:
 
 
 class EventLog:
-    """An append-only log in one file; safe to use from many threads.
+    """An append-only log in one file; safe to use from many threads, of which a reader waits for no writer.
 
     Raises:
         DataError: the file is not such a log.
@@ -53,26 +60,44 @@ class EventLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        another = "Name another file with --events."
         try:
-            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            self._db = self._connect()
+            tables = [name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            if tables and "event" not in tables:  # before anything is written to what is somebody else's
+                self._db.close()
+                raise DataError(f"is no event log, it holds {', '.join(tables[:3])}", where=self.path, fix=another)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA busy_timeout=5000")
             self._db.executescript(SCHEMA)
+            self._reader = self._connect()
         except sqlite3.Error as error:
+            recover = f"Put a backup in its place, or save what is left: `sqlite3 {self.path} .recover | sqlite3 NEW`."
+            damaged = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT
             raise DataError(
-                f"cannot be used as an event log ({error})", where=self.path, fix="Name another file with --events."
+                f"cannot be used as an event log ({error})", where=self.path, fix=recover if damaged else another
             ) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, BUSY_SECONDS, check_same_thread=False, isolation_level=None)
 
     def append(self, events: Sequence[Event]) -> int:
         """Write all of them in one transaction; on the disk when this returns.
 
         Returns: how many were new; the others are repeats by `event_id` and change nothing.
+
+        Raises:
+            LogBusyError: another process has been writing for `BUSY_SECONDS`.
         """
         new = 0
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                raise LogBusyError("is being written by another process", where=self.path, fix="Try again.") from error
             try:
                 for event in events:
                     new += self._db.execute(
@@ -89,16 +114,17 @@ class EventLog:
 
     def last(self, user_id: str, limit: int) -> list[tuple[str, int]]:
         """A user's last (item_id, ts_ms), oldest first."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading:
+            rows = self._reader.execute(
                 "SELECT item, ts_ms FROM event WHERE user = ? ORDER BY ts_ms DESC, seq DESC LIMIT ?", (user_id, limit)
             ).fetchall()
         return rows[::-1]
 
     def __len__(self) -> int:
-        with self._lock:
-            return self._db.execute("SELECT count(*) FROM event").fetchone()[0]
+        with self._reading:
+            return self._reader.execute("SELECT count(*) FROM event").fetchone()[0]
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._db.close()

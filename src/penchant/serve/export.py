@@ -94,6 +94,7 @@ def _write(
         "store": {"name": store.name, "fingerprint": store.fingerprint},
         "split": trained_on,
         "synthetic": bool(store.manifest.get("synthetic", False)),
+        "has_time": store.has_time,
         "counts": {
             "items": store.num_items,
             "users": store.num_users,

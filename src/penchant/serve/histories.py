@@ -52,10 +52,12 @@ class Histories:
 
         An item that was logged under an earlier bundle and is in no more is passed over. So is an action that the
         bundle's history has too (the same item at the same time): the shop's log, from which the bundle was made, has
-        by then what the event log has.
+        by then what the event log has. Where the bundle has no times, the log's actions come after all of its own.
         """
         items, times = self.bundle.history(self.bundle.user_of(user_id))
         logged = [(self.bundle.item_of(item), ts_ms) for item, ts_ms in self.log.last(user_id, self.max_len)]
+        if not self.bundle.has_time:  # the log's times say nothing beside the bundle's places in an order
+            logged = [(item, place) for place, (item, _) in enumerate(logged, _next(times))]
         if not logged:
             return items[-self.max_len :], times[-self.max_len :]
         # Of the bundle's, oldest first, only what is no older than the log's can be the same action.
@@ -76,8 +78,13 @@ class Histories:
     def request_with(
         self, items: np.ndarray, times: np.ndarray, now_ms: int, user: int = 0, query: str | None = None
     ) -> Requests:
-        """A request whose history is given; never earlier than its last action."""
-        at = max(now_ms, int(times[-1]) if len(times) else 0)
+        """A request whose history is given; never earlier than its last action, and right after it without times."""
+        at = max(now_ms, int(times[-1]) if len(times) else 0) if self.bundle.has_time else _next(times)
         ends = np.array([len(items)])
         queries = None if query is None else (query,)
         return make_requests(np.array([user]), np.array([at]), items, times, np.array([0]), ends, self.max_len, queries)
+
+
+def _next(places: np.ndarray) -> int:
+    """The place after the last of an order."""
+    return int(places[-1]) + 1 if len(places) else 0

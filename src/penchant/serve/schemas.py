@@ -146,7 +146,7 @@ class HistoryItem(BaseModel):
     title: str
     category: str | None
     thumbnail: str | None
-    ts_ms: int
+    ts_ms: int | None = Field(description="null where the bundle's data has an order but no times.")
 
 
 class HistoryOutput(BaseModel):

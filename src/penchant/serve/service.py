@@ -93,21 +93,23 @@ class Service:
         k = self._bounded(k)
         requests = self._requests(user_id, history)
         timing = {"history": _ms(start)}
-        funnel = self._funnels[self.settings.exclude_seen if exclude_seen is None else exclude_seen]
-        trace = funnel.run(requests)
+        exclude_seen = self.settings.exclude_seen if exclude_seen is None else exclude_seen
+        trace = self._funnels[exclude_seen].run(requests)
+        new = bool(trace.without_history[0])
         timing |= {name: round(1000 * s, 3) for name, s in trace.seconds.items()}
         items = self._items(trace.ranked.top(k))
-        if self.bundle.calibration is not None and not bool(trace.without_history[0]):
+        if self.bundle.calibration is not None and not new:
             chances = self.bundle.calibration(np.array([item["score"] for item in items], dtype=np.float64))
             for item, chance in zip(items, chances.tolist(), strict=True):
                 item["chance"] = chance
         if explain:
             self._explain(items, trace)
         timing["total"] = _ms(start)
+        unseen = " that the history does not hold" if exclude_seen and not new else ""
         return {
             "items": items,
-            "served": "popular (new user)" if bool(trace.without_history[0]) else "personal",
-            "reason": f"only {len(items)} items are left that the history does not hold" if len(items) < k else None,
+            "served": "popular (new user)" if new else "personal",
+            "reason": f"the channels found no more items{unseen}" if len(items) < k else None,
             "timing_ms": timing,
         }
 
@@ -137,12 +139,15 @@ class Service:
             if not personal:
                 item["score"] = float(found.scores[item["text_rank"] - 1])
         timing["total"] = _ms(start)
+        reason = f"no more items match by {found.matched}"
+        if len(found.items) == SEARCH_POOL:
+            reason = f"a search lists the {SEARCH_POOL} best matches and no more"
         return {
             "items": items,
             "served": f"personal (the ranker's order of the {len(found.items)} best text matches)"
             if personal
             else "text match",
-            "reason": f"only {len(items)} items match" if len(items) < k else None,
+            "reason": reason if len(items) < k else None,
             "matched": found.matched,
             "timing_ms": timing,
         }
@@ -172,7 +177,9 @@ class Service:
             "user_id": user_id,
             "known": len(items) > 0,
             "length": len(items),
-            "history": [{**self._card(item), "ts_ms": ts_ms} for item, ts_ms in newest],
+            "history": [
+                {**self._card(item), "ts_ms": ts_ms if self.bundle.has_time else None} for item, ts_ms in newest
+            ],
         }
 
     @property
@@ -245,7 +252,8 @@ class Service:
         if user_id is not None:
             return self.histories.request(user_id, now, query)
         items = np.array([self._known(i, f"history.{p}") for p, i in enumerate(history or ())], dtype=np.int32)
-        return self.histories.request_with(items, np.full(len(items), now, dtype=np.int64), now, query=query)
+        times = np.full(len(items), now) if self.bundle.has_time else np.arange(len(items))
+        return self.histories.request_with(items, times, now, query=query)
 
     def _bounded(self, k: int | None) -> int:
         most = self.settings.preranked_size

@@ -40,7 +40,7 @@ function showHistory(user) {
   $("history").replaceChildren(...user.history.map((item) => {
     const row = make("li");
     const text = make("div", "text");
-    const when = new Date(item.ts_ms).toLocaleDateString(undefined, { dateStyle: "medium" });
+    const when = item.ts_ms === null ? "" : new Date(item.ts_ms).toLocaleDateString(undefined, { dateStyle: "medium" });
     text.append(make("span", "name", item.title), make("span", "soft", when));
     row.append(picture(item), text);
     return row;
