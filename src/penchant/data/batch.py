@@ -84,6 +84,17 @@ class SequenceDataConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
 
 
+def check_lengths(data: int, model: int) -> None:
+    """Refuse a run whose batches hold histories of another length than its model reads.
+
+    Raises:
+        ConfigError: with both lengths.
+    """
+    if data != model:
+        what = f"data.max_len is {data}, model.max_len {model}"
+        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
+
+
 class Unclicked:
     """What was shown with an event, in the same request, and not clicked.
 

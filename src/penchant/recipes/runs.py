@@ -42,7 +42,7 @@ from penchant.baselines.retrieval.sasrec import SASRecConfig
 from penchant.baselines.retrieval.stosa import STOSAConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
 from penchant.baselines.retrieval.youtube_dnn import YouTubeDNNConfig
-from penchant.data.batch import SequenceBatches, SequenceDataConfig
+from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengths
 from penchant.data.output import alone
 from penchant.data.prefix_batch import PrefixBatches, PrefixDataConfig
 from penchant.data.split import Split, load_split
@@ -257,7 +257,7 @@ def _train_counts(run: CountRun, store: Store, split: Split, out: Path) -> FitRe
 
 
 def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> FitResult:
-    _check_lengths(run)
+    check_lengths(run.data.max_len, run.model.max_len)
     torch.manual_seed(run.train.seed)
     config = replace(run.model, num_users=store.num_users) if isinstance(run.model, DATConfig) else run.model
     model = build_model(run.kind, asdict(config), sizes_of(store))
@@ -274,7 +274,7 @@ def _train_sequence(run: SequenceRun, store: Store, split: Split, out: Path) -> 
 
 
 def _train_prefixes(run: PrefixRun, store: Store, split: Split, out: Path) -> FitResult:
-    _check_lengths(run)
+    check_lengths(run.data.max_len, run.model.max_len)
     torch.manual_seed(run.train.seed)
     model = build_model(run.kind, asdict(run.model), sizes_of(store))
     if run.model.categories:
@@ -284,12 +284,6 @@ def _train_prefixes(run: PrefixRun, store: Store, split: Split, out: Path) -> Fi
     validate = partial(_validated, model, store, split, run.model.max_len)
     can_choose = len(split.targets("valid")) > 0
     return fit(model, objective, batches, run.train, out, validate if can_choose else None, title=run.kind)
-
-
-def _check_lengths(run: SequenceRun | PrefixRun) -> None:
-    if run.data.max_len != run.model.max_len:
-        what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
-        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
 
 
 def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tyro.conf import Fixed
 
-from penchant.data.batch import SequenceBatches, SequenceDataConfig
+from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengths
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError
@@ -144,9 +144,7 @@ def _without_picture(pictures: VisualTargets | None) -> tuple[str, ...]:
 
 
 def _check(run: KarmaRun) -> None:
-    if run.data.max_len != run.model.max_len:
-        what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
-        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
+    check_lengths(run.data.max_len, run.model.max_len)
     if run.data.queries != (run.model.query != "none"):
         what = f"data.queries is {run.data.queries}, model.query {run.model.query!r}"
         raise ConfigError(what, fix="Set data.queries to True for a model of queries, and only then.")

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from tyro.conf import Fixed
 
-from penchant.data.batch import SequenceBatches, SequenceDataConfig
+from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengths
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
@@ -69,9 +69,7 @@ def train_causal(
         ConfigError: histories and model differ in length, or no content is named where it is to be read.
         StoreError: the Store lacks vectors of content that is named.
     """
-    if run.data.max_len != run.model.max_len:
-        what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
-        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
+    check_lengths(run.data.max_len, run.model.max_len)
     torch.manual_seed(run.train.seed)
     config, content = run.model, None
     if config.reads_content:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tyro.conf import Fixed
 
+from penchant.data.batch import check_lengths
 from penchant.data.prefix_batch import PrefixDataConfig
 from penchant.data.split import Split
 from penchant.data.store import Store
@@ -81,9 +82,7 @@ def train_t2diff(
     Raises:
         ConfigError: histories and model differ in length, or the model asks for times that the Store does not know.
     """
-    if run.data.max_len != run.model.max_len:
-        what = f"data.max_len is {run.data.max_len}, model.max_len {run.model.max_len}"
-        raise ConfigError(what, fix="Set both alike: a model is judged on histories as long as it was trained on.")
+    check_lengths(run.data.max_len, run.model.max_len)
     if not store.has_time and (run.model.time_lag or run.model.session == "gap"):
         what = f"this data has an order but no times: model.time_lag {run.model.time_lag}, session {run.model.session}"
         raise ConfigError(what, where=store.path, fix="Choose --model.no-time-lag and --model.session last_k.")
