@@ -253,7 +253,7 @@ def test_killed_fifty_times_at_random_it_comes_to_the_same_bytes(works: dict[str
     print(name, dict(work.landed), f"{work.once.changes} changes of files in {work.once.seconds:.1f} s")  # noqa: T201
     assert work.landed["inside"] >= 0.6 * work.landed.total() >= 0.6 * KILLS, work.landed
     # Killed processes leave workspaces in the temporary directory; the next one removes all that were ever worked in.
-    assert len(list(work.commands.temporary.glob("penchant-*/lock"))) <= 1
+    assert len(list(work.commands.temporary.glob("penchant-workspace-*/workspace.lock"))) <= 1
 
 
 @pytest.mark.parametrize("name", WORKS)

@@ -141,7 +141,7 @@ def test_the_lines_of_ones_own_logs_are_read(tmp_path: Path, monkeypatch: pytest
     store = Store("stores/shop")
     assert store.manifest["refused"] == []
     (item,) = store.table("items").to_pylist()
-    assert (item["category_path"], item["price"], item["image"] is None) == ("Home > Lamps", "19.90", False)
+    assert (item["category_path"], item["price"], item["image"] is None) == ("Home > Lamps", 19.9, False)
     (shown,) = store.table("impressions").to_pylist()
     assert (shown["user"], shown["ts_ms"], shown["query"]) == (1, 1_714_566_600_000, 1)  # told by the event
     split = read_split(store, "mine.csv")

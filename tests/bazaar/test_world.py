@@ -253,6 +253,7 @@ def test_the_best_items_come_first_and_once() -> None:
     ("change", "message"),
     [
         ({"users": 0}, "--users: 0 is not between 1 and"),
+        ({"seed": -1}, "--seed: -1 is below 0"),
         ({"leaves": 900}, "900 leaf categories for 500 items"),
         ({"knobs": {"cold": 2.0}}, "--knobs.cold: 2.0 is not between 0 and 1"),
         ({"knobs": {"search": 0.7, "home": 0.7}}, "over 1 together"),

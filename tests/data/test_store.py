@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from penchant.data.split import load_split
 from penchant.data.store import ContentVectors, Store, cache_root, write_text
 from penchant.data.writer import write_store
 from penchant.errors import StoreError
-from tests.factories import make_store
+from tests.factories import give_vectors, make_store
 
 
 def tables(store: Store) -> dict[str, pa.Table]:
@@ -89,6 +91,22 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(StoreError, match=r"event_item\.npy: missing or cut short"):
         Store(store.path)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"\xff" + content, lambda _: b""])
+def test_a_damaged_manifest_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    give_vectors(store)
+    opens: dict[str, Callable[[], object]] = {
+        "vectors/text/manifest.json": lambda: store.vectors("text"),
+        "splits/loo.json": lambda: load_split(store, "loo"),
+        "manifest.json": lambda: Store(store.path),
+    }
+    for name, opened in opens.items():
+        file = store.path / name
+        file.write_bytes(damage(file.read_bytes()))
+        with pytest.raises(StoreError, match=rf"{name}: damaged or cut short \(.*\)\. \w+ .*"):
+            opened()
 
 
 def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_rows_may_come_in_any_order_of_users(tmp_path: Path) -> None:
     assert split.targets("test").tolist() == [3, 6]
 
 
+def test_text_may_be_written_as_bytes(tmp_path: Path) -> None:
+    users, items, times, windows = zip(*ROWS, strict=True)
+    text = {"user_id": users, "item_id": items, "window": windows}
+    text["timestamp"] = tuple(str(MS + at) for at in times)
+    table = pa.table({key: pa.array(values).cast(pa.binary()) for key, values in text.items()})
+    pq.write_table(table, tmp_path / "mine.parquet")
+    assert read_split(shop(tmp_path), tmp_path / "mine.parquet").ends.tolist() == [[0, 0, 0], [2, 3, 4], [6, 6, 7]]
+
+
 def test_events_after_the_last_listed_one_are_in_no_window(tmp_path: Path) -> None:
     split = read_split(shop(tmp_path), write(tmp_path, ROWS[:3]))
     assert split.ends.tolist() == [[0, 0, 0], [2, 3, 3], [4, 4, 4]]

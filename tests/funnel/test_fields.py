@@ -39,6 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         "gender": [None if u % 5 == 0 else "fm"[u % 2] for u in range(USERS)],
         "zip": [f"{u:05}" for u in range(USERS)],
         "age": [20 + u for u in range(USERS)],
+        "height": [None if u == 0 else "?" if u == 9 else str(150 + u) for u in range(USERS)],
     }
     items: dict[str, list[Any]] = {
         "genres": [GENRES[i % 4] for i in range(ITEMS)],
@@ -190,7 +191,9 @@ def test_every_ranker_reads_fields(store: Store, split: Split, tmp_path: Path, n
         ("user.gender:hash0", "'user.gender:hash0' is no field"),
         ("time.minute", "There are hour, weekday"),
         ("time.hour:number", "is no field of time"),
-        ("user.height", "the Store's users have no column 'height'. There are user.gender, user.zip, user.age"),
+        ("user.weight", "the Store's users have no column 'weight'. There are user.gender, user.zip, user.age"),
+        ("user.height:number", r"user.height holds string, such as '\?', and is no number"),
+        ("user.zip:number", r"user.zip holds string, such as '00000', .* or make every value a number"),
         ("user.gender:number", r"user.gender holds string, such as 'm', and is no number. Write user.gender:category"),
     ],
 )

@@ -77,6 +77,8 @@ class BazaarConfig:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ConfigError(f"{value} is not between {least} and {most}", where=f"--{name.replace('_', '-')}")
+        if self.seed < 0:
+            raise ConfigError(f"{self.seed} is below 0", where="--seed")
         if not 0 < self.actions <= 10**9:
             raise ConfigError(f"{self.actions} is not between 1 and a billion", where="--actions")
         if not 1 <= self.num_leaves <= self.items:

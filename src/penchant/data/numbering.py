@@ -150,7 +150,8 @@ def number_events(raw: Raw) -> None:
 def number_requests(raw: Raw) -> Rows | None:
     """The impressions table; `request_map` gives each (request_id, user) its number, in order of time.
 
-    What an impression does not say of its request (user, time, query), the event that followed from it may.
+    What an impression does not say of its request (user, time, query), the event that followed from it may: the user's
+    own, or for an impression without a user, of a request_id that one user alone has.
     """
     if raw.impressions is None:
         return None
@@ -162,8 +163,10 @@ def number_requests(raw: Raw) -> Rows | None:
         work.db.execute(
             "CREATE TABLE shown_full AS SELECT s.* REPLACE (coalesce(s.user, t.user, 0) AS user, "
             "coalesce(s.ms, t.ms) AS ms, coalesce(s.query, t.query) AS query) FROM shown_numbered s LEFT JOIN ("
-            f"SELECT request_id, min(user) AS user, min(ms) AS ms, {query}::INTEGER AS query FROM events_numbered "
-            "WHERE request_id IS NOT NULL GROUP BY request_id HAVING min(user) = max(user)) t USING (request_id)"
+            "SELECT request_id, coalesce(user, 0) AS whose, min(user) AS user, min(ms) AS ms, "
+            f"{query}::INTEGER AS query FROM events_numbered WHERE request_id IS NOT NULL "
+            "GROUP BY GROUPING SETS ((request_id, user), (request_id)) HAVING min(user) = max(user)) t "
+            "ON t.request_id = s.request_id AND t.whose = coalesce(s.user, 0)"
         )
         work.db.execute("DROP TABLE shown_numbered")
     else:

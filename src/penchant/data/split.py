@@ -14,7 +14,6 @@ Every user's events, in order, fall into consecutive windows (`train`, then `ran
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from penchant.data.output import into_place
-from penchant.data.store import Store, fingerprint, write_json
+from penchant.data.store import Store, fingerprint, read_json, write_json
 from penchant.errors import ConfigError, StoreError
 
 RULES: dict[str, dict[str, Any]] = {
@@ -253,14 +252,14 @@ def load_split(store: Store, name: str) -> Split:
     """The split of that name.
 
     Raises:
-        StoreError: there is none, it was made for another Store, or its array is damaged.
+        StoreError: there is none, it was made for another Store, or is damaged.
     """
     path = store.path / "splits" / f"{name}.json"
     if not path.is_file():
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         why = "" if store.has_time or name not in RULES else " (this data has an order but no times)"
         raise StoreError(f"no split {name!r}{why}; there are: {have}", where=store.path, fix="Choose one with --split.")
-    definition = json.loads(path.read_text())
+    definition = read_json(path, "Prepare the Store again.")
     stated = {k: v for k, v in definition.items() if k not in ("name", "fingerprint")}
     if _mark(store, stated) != definition["fingerprint"]:
         raise StoreError("was made for another Store or was edited", where=path, fix="Prepare the Store again.")

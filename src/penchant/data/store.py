@@ -78,6 +78,18 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of letters that are not UTF-8
+        raise StoreError(f"damaged or cut short ({error})", where=path, fix=fix) from error
+
+
 @dataclass(frozen=True)
 class ContentVectors:
     """Frozen vectors of the items' texts or pictures.
@@ -123,7 +135,7 @@ class Store:
             raise StoreError(
                 "no Store here", where=self.path, fix="Make one with `penchant prepare SOURCE --out STORE`."
             )
-        self.manifest: dict[str, Any] = json.loads(manifest.read_text())
+        self.manifest = read_json(manifest, "Prepare the Store again.")
         if self.manifest.get("format") != schema.FORMAT:
             raise StoreError(
                 f"Store format {self.manifest.get('format')!r}, this version reads {schema.FORMAT}",
@@ -279,7 +291,7 @@ class Store:
         """Frozen content vectors by name ("text", "image"), mapped.
 
         Raises:
-            StoreError: this Store has none of that name.
+            StoreError: this Store has none of that name, or their manifest is damaged.
         """
         folder = self.path / "vectors" / name
         if not (folder / MANIFEST).is_file():
@@ -288,7 +300,7 @@ class Store:
                 where=self.path,
                 fix=f"Make them with `penchant encode {self.path}`.",
             )
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_json(folder / MANIFEST, f"Make them again with `penchant encode {self.path}`.")
         values = np.load(folder / "values.npy", mmap_mode="r")
         present = np.load(folder / "present.npy")
         made_by = manifest.get("encoder", ""), manifest.get("encoder_fingerprint", "")

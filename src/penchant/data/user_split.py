@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from penchant.data.sources.columns import find_columns, id_sql
+from penchant.data.sources.columns import decode_bytes, find_columns, id_sql
 from penchant.data.sources.formats import Opened, open_file
 from penchant.data.sources.raw import Workspace
 from penchant.data.sources.times import ms_sql
@@ -56,6 +56,7 @@ def read_split(
 def _match(store: Store, work: Workspace, opened: Opened) -> tuple[tuple[str, ...], np.ndarray]:
     """The windows' names, and int8 [E]: each event's window, -1 where the file does not list it."""
     found = find_columns("split", opened, {}, [])
+    opened = decode_bytes(work, opened, found, [])
     if store.has_time and "timestamp" not in found:
         raise DataError(
             f"no column timestamp; the columns are: {', '.join(opened.columns)}",

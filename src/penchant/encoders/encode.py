@@ -9,7 +9,6 @@ store/vectors/<text or image>/
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -245,7 +244,7 @@ def _put(temporary: Path, folder: Path) -> None:
     and the next encode makes them from the cache.
     """
     new, old = temporary / MANIFEST, folder / MANIFEST
-    if old.is_file() and json.loads(old.read_text()) == json.loads(new.read_text()):
+    if old.is_file() and old.read_bytes() == new.read_bytes():
         return
     if folder.exists():
         folder.replace(temporary.with_name(f"{temporary.name}.old"))

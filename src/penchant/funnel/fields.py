@@ -17,6 +17,7 @@ dense feature, with the mean where it is missing.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ MOST_VALUES = 16
 """Of a list; further ones are cut, and counted."""
 HOUR_MS = 3_600_000
 MOMENTS = {"hour": 24, "weekday": 7}
+PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
+"""A number as text; 007 is a code."""
 FILES = ("fields.safetensors", "fields.json")
 
 Kind = Literal["category", "number", "list"]
@@ -249,9 +252,11 @@ class _Builder:
 
     def _number(self, one: Field, column: pa.ChunkedArray, known: np.ndarray) -> None:
         if not _is_number(column.type):
-            sample = next((v for v in column.to_pylist() if v is not None), None)
+            values = [v for v in column.to_pylist() if v is not None]
+            wrong = [v for v in values if not PLAIN.fullmatch(str(v))] or values
+            sample = next(iter(wrong), None)
             what = f"{one.name} holds {column.type}, such as {sample!r}, and is no number"
-            raise ConfigError(what, where="fields", fix=f"Write {one.name}:category, or make the column a number.")
+            raise ConfigError(what, where="fields", fix=f"Write {one.name}:category, or make every value a number.")
         values = np.concatenate([[np.nan], column.cast(pa.float64()).to_numpy().astype(np.float64)])
         there = np.isfinite(values)
         of_train = values[there & known]

@@ -200,6 +200,35 @@ def test_an_impression_without_any_time_is_refused(tmp_path: Path) -> None:
     assert store.manifest["refused"][0]["samples"] == ["shown.csv line 3"]
 
 
+@pytest.mark.parametrize("times", ["", "time"])
+def test_a_request_is_of_one_user_and_takes_what_is_missing_from_their_event(times: str, tmp_path: Path) -> None:
+    log = f"user,item,time,request,query\nada,a,{DAY},1,red\nbob,b,{DAY + 5},1,blue\nbob,b,{DAY + 9},2,\n"
+    rows = [
+        ("ada", "a", 1, 1),
+        ("ada", "b", 0, 1),
+        ("bob", "a", 0, 1),
+        ("bob", "b", 1, 1),
+        ("", "b", 1, 2),
+        ("", "a", 1, 1),
+    ]
+    at = {"ada": DAY, "bob": DAY + 5, "": DAY + 9}
+    shown = f"user,item,label,request{',time' if times else ''}\n" + "".join(
+        f"{user},{item},{label},{request}{f',{at[user]}' if times else ''}\n" for user, item, label, request in rows
+    )
+    events, shown = write(tmp_path / "log.csv", log), write(tmp_path / "shown.csv", shown)
+    store = store_of(read(Table(events=events, impressions=shown)), tmp_path)
+    asked = [
+        (store.user_ids[user], ts // 1000 - DAY, store.query_texts[query])
+        for user, ts, query in zip(store.request_user, store.request_ts_ms, store.request_query, strict=True)
+    ][1:]
+    both = [("ada", 0, "red"), ("bob", 5, "blue"), ("bob", 9, "")]
+    assert asked == (
+        [*both, ("", 9, "")] if times else both
+    )  # two users have a request 1: whose the last row is, none knows
+    assert store.table("events")["request"].to_pylist() == [1, 2, 3]
+    assert [r["samples"] for r in store.manifest["refused"]] == ([] if times else [["shown.csv line 7"]])
+
+
 def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, format="PNG")
@@ -248,13 +277,111 @@ def test_image_bytes_and_lists_of_categories_come_from_parquet(tmp_path: Path) -
     assert store.manifest["refused"][0]["samples"] == ["items.parquet row 2: image = '10 bytes'"]
 
 
+def as_bytes(*texts: str | None) -> pa.Array:
+    return pa.array([text and text.encode() for text in texts], pa.binary())
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_text_that_a_file_calls_bytes_is_text(file: bool, tmp_path: Path) -> None:
+    log = {
+        "user_id": as_bytes("Zoë ", "null", "bob"),
+        "item_id": as_bytes("ä", "ä", "b"),
+        "time": as_bytes("2024-01-01", "2024-01-01", "2024-01-02"),
+        "action": as_bytes("kauf", None, "größe"),
+        "query": as_bytes("lámpara", "", "red"),
+    }
+    items = {
+        "item_id": as_bytes("ä", "b"),
+        "title": as_bytes("Lámpara", None),
+        "categories": pa.array([[b"Haus", "Gärten".encode()], None], pa.list_(pa.binary())),
+        "image": pa.array([png(), None]),
+        "maker": as_bytes("Müller", ""),
+        "hash": pa.array([b"\xff\x00", b"a"]),
+    }
+    shown = {"request": as_bytes("é"), "item": as_bytes("b"), "clicked": as_bytes("1"), "time": as_bytes("2024-01-02")}
+    tables = {"events": pa.table(log), "items": pa.table(items), "impressions": pa.table(shown)}
+    if file:
+        for name, table in tables.items():
+            pq.write_table(table, tmp_path / name)
+        raw = read(Table(**{name: tmp_path / name for name in tables}))  # pyright: ignore[reportArgumentType]
+    else:
+        raw = from_tables(**tables)
+    store = store_of(raw, tmp_path)
+    assert store.user_ids == ["", "Zoë", "bob"]
+    assert store.item_ids == ["", "ä", "b"]
+    assert store.query_texts == ["", "lámpara", "red"]
+    assert store.table("events")["action"].to_pylist() == ["kauf", "größe"]
+    assert store.event_ts_ms.tolist() == [DAY * 1000, (DAY + 86400) * 1000]
+    assert store.impression_label.tolist() == [1]
+    first, second = store.table("items").to_pylist()
+    assert (first["title"], second["title"], first["category_path"]) == ("Lámpara", None, "Haus > Gärten")
+    assert (first["image"], first["maker"], first["hash"]) == (png(), "Müller", b"\xff\x00")
+    assert [r["reason"] for r in store.manifest["refused"]] == ["user_id is missing"]
+
+
+def test_bytes_that_are_no_utf8_are_escaped_and_noted(tmp_path: Path) -> None:
+    events = pa.table({"user": pa.array([b"\xe4", b"\xf6", b"u"]), "item": ["a"] * 3, "time": [DAY] * 3})
+    items = pa.table({"item": ["a", "b"], "title": pa.array([b"Lamp", b"L\xe1mpara"])})
+    store = store_of(from_tables(events, items), tmp_path)
+    assert store.user_ids == ["", "\\xE4", "\\xF6", "u"]
+    assert store.table("items")["title"].to_pylist() == ["Lamp", "L\\xE1mpara"]
+    notes = store.manifest["notes"]
+    assert "2 values of user are not UTF-8 (the first: events row 1); they were escaped: \\xFF." in notes
+    assert "1 values of title are not UTF-8 (the first: items row 2); they were escaped: \\xFF." in notes
+
+
+def test_levels_come_from_lists_without_their_gaps_and_titles_are_left_alone(tmp_path: Path) -> None:
+    rows = [
+        {"item": "a", "title": "[2024]", "categories": ["A", None, "B"]},
+        {"item": "b", "title": '["x"]', "categories": [None]},
+    ]
+    events = pa.table({"user": ["u"], "item": ["a"], "time": [DAY]})
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(events, tmp_path / "log.parquet")
+    lines = read(Table(events=tmp_path / "log.parquet", items=tmp_path / "items.jsonl"))
+    for name, raw in (("lines", lines), ("tables", from_tables(events, pa.Table.from_pylist(rows)))):
+        items = prepare(raw, tmp_path / name, console=QUIET).table("items")
+        assert items["title"].to_pylist() == ["[2024]", '["x"]']
+        assert items["category_path"].to_pylist() == ["A > B", None]
+
+
+FURTHER = {
+    "decimal": (["19.90", "1e-05", "NaN", ".5"], [19.9, 1e-05, None, 0.5]),
+    "ean": (["4006381333931", "5", "", ""], [4006381333931, 5, None, None]),
+    "infinite": (["1", "inf", "1e999", "3"], ["1", "inf", "1e999", "3"]),
+    "long": (["1234567890123456789", "1", "", ""], ["1234567890123456789", "1", None, None]),
+    "nothing": (["", "", "", ""], [None] * 4),
+    "sign": (["+49", "12", "", "3"], ["+49", "12", None, "3"]),
+    "whole": (["12", "-3", "", "0"], [12, -3, None, 0]),
+    "words": (["1", "n/a", "", "3"], ["1", "n/a", None, "3"]),
+    "zeros": (["007", "12", "", "3"], ["007", "12", None, "3"]),
+}
+"""Column -> its values in a file of text, and what is kept."""
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
+def test_further_columns_of_text_are_numbers_if_every_value_is_one(name: str, tmp_path: Path) -> None:
+    columns = {"item_id": list("abcd"), **{key: given for key, (given, _) in FURTHER.items()}}
+    table = pd.DataFrame(columns)
+    if name == "items.csv":
+        table.to_csv(tmp_path / name, index=False)
+    else:
+        table.to_json(tmp_path / name, orient="records", lines=True)
+    events = write(tmp_path / "log.csv", f"user,item,time\nu,a,{DAY}\n")
+    store = store_of(read(Table(events=events, items=tmp_path / name)), tmp_path)
+    kept = store.table("items").to_pydict()
+    for key, (_, expected) in FURTHER.items():
+        assert [None if value == "" else value for value in kept[key]] == expected
+    assert f"{name}: took decimal, ean, whole as numbers." in store.manifest["notes"]
+
+
 def test_json_lines_with_lists_and_compression(tmp_path: Path) -> None:
     items = [{"asin": "a", "title": 'Say "hi"', "categories": ["X", "Y"], "price": 3.5}, {"asin": "b"}]
     (tmp_path / "items.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, items)).encode()))
     events = write(tmp_path / "log.jsonl", json.dumps({"uid": 7, "asin": "a", "ts": DAY * 1000}) + "\n")
     store = store_of(read(Table(events=events, items=tmp_path / "items.jsonl.gz")), tmp_path)
     first = store.table("items").to_pylist()[0]
-    assert (first["title"], first["category_path"], first["price"]) == ('Say "hi"', "X > Y", "3.5")
+    assert (first["title"], first["category_path"], first["price"]) == ('Say "hi"', "X > Y", 3.5)
     assert store.user_ids == ["", "7"]
     assert store.event_ts_ms.tolist() == [DAY * 1000]
 
@@ -264,8 +391,8 @@ def test_users_without_events_are_left_out_and_said(tmp_path: Path) -> None:
     users = write(tmp_path / "users.csv", "user_id,age\nu,30\nx,40\nv,50\nu,60\n")
     store = store_of(read(Table(events=events, users=users)), tmp_path)
     assert store.table("users").to_pylist() == [
-        {"user": 1, "user_id": "u", "age": "30"},
-        {"user": 2, "user_id": "v", "age": "50"},
+        {"user": 1, "user_id": "u", "age": 30},
+        {"user": 2, "user_id": "v", "age": 50},
         {"user": 3, "user_id": "w", "age": None},
     ]
     assert "1 users of the logs are not in the users table; they have no profile." in store.manifest["notes"]
@@ -315,6 +442,17 @@ def test_pandas_gaps_do_not_turn_ids_into_floats(tmp_path: Path) -> None:
         "user_id is missing": ["events row 2: user_id = None"],
         "item_id is missing": ["events row 3: item_id = None"],
     }
+
+
+@pytest.mark.parametrize("kind", ["object", pd.StringDtype("python")])
+def test_half_letters_of_pandas_are_escaped_and_counted(kind: Any, tmp_path: Path) -> None:
+    users = pd.Series(["\ud800", "\udcff", None, "u"], dtype=kind)
+    events = pd.DataFrame({"user": users, "item": ["a"] * 4, "time": [DAY] * 4})
+    store = store_of(from_tables(events), tmp_path)
+    assert store.user_ids == ["", "\\ud800", "\\udcff", "u"]
+    assert any(note.startswith("events: 2 values have half a letter") for note in store.manifest["notes"])
+    assert [r["count"] for r in store.manifest["refused"]] == [1]
+    assert users.tolist()[0] == "\ud800"  # the user's own table is left alone
 
 
 def test_what_is_no_table_is_refused() -> None:

@@ -38,8 +38,10 @@ def test_the_workspace_of_a_killed_process_is_removed_by_the_next_one_and_no_oth
 
 def test_folders_that_are_no_workspace_are_let_be(tmp_path: Path) -> None:
     (tmp_path / "penchant-notes").mkdir()
+    (tmp_path / "penchant-run").mkdir()
+    (tmp_path / "penchant-run" / "lock").touch()  # as a killed `penchant train --out` leaves it
     Workspace().close()
-    assert [p.name for p in tmp_path.iterdir()] == ["penchant-notes"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["penchant-notes", "penchant-run"]
 
 
 def test_memory_is_a_setting(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from penchant.data.sources.formats import Opened, choices
 from penchant.data.sources.raw import Workspace, text
@@ -106,11 +107,35 @@ def check_mapping(mapping: Mapping[str, str], opened: Mapping[str, Opened], foun
             raise DataError(f"no column {column!r} for {key}", where="--columns", fix=f"The columns are: {have}.")
 
 
+def decode_bytes(work: Workspace, table: Opened, found: Mapping[str, str], notes: list[str]) -> Opened:
+    """The table with bytes read as UTF-8, since some programs write text to Parquet without saying that it is text.
+
+    What is not UTF-8 in a field is escaped and noted. Pictures stay bytes, and so do further columns that are not
+    UTF-8 throughout.
+    """
+    kinds = {} if table.textual else work.types(table.table)
+    columns = dict(table.columns)
+    for column, value in table.columns.items():
+        kind = kinds.get(value, "")
+        if kind not in ("BLOB", "BLOB[]") or column == found.get("image"):
+            continue
+        decoded = f"TRY({f'decode({value})' if kind == 'BLOB' else f'list_transform({value}, lambda x: decode(x))'})"
+        wrong, first = work.rows(
+            f"SELECT count(*), min(row) FROM {table.table} WHERE {value} IS NOT NULL AND {decoded} IS NULL"
+        )[0]
+        if not wrong or column in found.values():
+            columns[column] = f"coalesce({decoded}, CAST({value} AS {kind.replace('BLOB', 'VARCHAR')}))"
+        if wrong and column in found.values():
+            place = table.locate([first])[0]
+            notes.append(f"{wrong:,} values of {column} are not UTF-8 (the first: {place}); they were escaped: \\xFF.")
+    return replace(table, columns=columns)
+
+
 def id_sql(work: Workspace, table: Opened, column: str) -> str:
     """SQL of an id as text: trimmed, NULL where programs write that there is none, 7 and not 7.0."""
     value = table.columns[column]
     if not table.textual:
-        kind = work.types(table.table)[value]
+        kind = work.types(table.table).get(value)  # none of what `decode_bytes` made
         if kind in ("DOUBLE", "FLOAT"):
             # pandas turns a column of integers with gaps into floats.
             whole = f"{value} = floor({value}) AND abs({value}) < 1e15"

@@ -29,6 +29,9 @@ SAMPLES = 3
 MEMORY = "1GB"
 """What DuckDB holds in memory if nothing else is said; beyond it, tables, sorts and joins go to disk."""
 
+PREFIX, LOCK = "penchant-workspace-", "workspace.lock"
+"""Names of a workspace's folder and of the lock in it: nobody else's, as what has both and no process is removed."""
+
 Locate = Callable[[Sequence[int]], list[str]]
 """Names the places of rows, given their numbers: "ratings.dat line 17"."""
 
@@ -67,13 +70,13 @@ class Workspace:
         if not re.fullmatch(r"\d+(\.\d+)? ?(MB|GB|TB)", memory):
             raise ConfigError(f"memory is {memory!r}", fix="Write it as 500MB or 4GB.")
         _remove_dead()
-        self._folder = tempfile.TemporaryDirectory(prefix="penchant-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
         # Locked before it has its name, so that nobody finds the lock of a living process free.
         lock = os.open(self.folder / "new", os.O_CREAT | os.O_WRONLY)
         self._unlock = weakref.finalize(self, os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (self.folder / "new").rename(self.folder / "lock")
+        (self.folder / "new").rename(self.folder / LOCK)
         self.db = duckdb.connect()
         self.db.execute(f"SET memory_limit = '{memory}'")
         self.db.execute(f"SET temp_directory = {text(self.folder / 'spill')}")
@@ -112,7 +115,7 @@ class Workspace:
 
 def _remove_dead() -> None:
     """Remove the workspaces of killed processes: a lock goes with its process, so one that can be had has none."""
-    for lock in Path(tempfile.gettempdir()).glob("penchant-*/lock"):
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
         with suppress(OSError), lock.open() as file:  # its process lives, it is another user's, or it is just gone
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penchant.data.sources.columns import check_mapping, find_columns, id_sql
+from penchant.data.sources.columns import check_mapping, decode_bytes, find_columns, id_sql
 from penchant.data.sources.formats import Opened, choices, open_arrow, open_file
 from penchant.data.sources.images import load_images
-from penchant.data.sources.raw import MEMORY, Raw, Workspace, category_queries, name
+from penchant.data.sources.raw import MEMORY, Raw, Workspace, category_queries, name, text
 from penchant.errors import DataError
 
 
@@ -97,14 +97,18 @@ def from_tables(
         DataError: a table lacks a column it needs, or is no table.
     """
     given = {"events": events, "items": items, "impressions": impressions, "users": users}
-    work = Workspace()
+    work, notes = Workspace(), []
     opened = {
-        k: open_arrow(work, _to_arrow(table, k), f"file_{k}", k) for k, table in given.items() if table is not None
+        k: open_arrow(work, _to_arrow(table, k, notes), f"file_{k}", k)
+        for k, table in given.items()
+        if table is not None
     }
-    return _assemble(work, opened, dict(columns or {}), name, Path(image_folder))
+    raw = _assemble(work, opened, dict(columns or {}), name, Path(image_folder))
+    raw.notes += notes
+    return raw
 
 
-def _to_arrow(table: Any, kind: str) -> pa.Table:
+def _to_arrow(table: Any, kind: str, notes: list[str]) -> pa.Table:
     if isinstance(table, pa.Table):
         return table
     if hasattr(table, "to_arrow"):  # polars, whose Object columns would arrive as addresses in memory
@@ -114,7 +118,10 @@ def _to_arrow(table: Any, kind: str) -> pa.Table:
         return table.to_arrow()
     if hasattr(table, "iloc"):  # pandas: its own stream would add the index as a column
         try:
-            return pa.Table.from_pandas(table, preserve_index=False)
+            try:
+                return pa.Table.from_pandas(table, preserve_index=False)
+            except UnicodeEncodeError:
+                return pa.Table.from_pandas(_without_halves(table, kind, notes), preserve_index=False)
         except (pa.ArrowException, ValueError) as error:
             what = f"is no table of columns of one type each ({'; '.join(map(str, error.args))})"
             fix = 'Name each column once and give it one type: table["x"].astype(str).'
@@ -124,12 +131,33 @@ def _to_arrow(table: Any, kind: str) -> pa.Table:
     raise DataError(f"is a {type(table).__name__}", where=kind, fix="Give a pandas, polars or Arrow table.")
 
 
+def _without_halves(table: Any, kind: str, notes: list[str]) -> Any:
+    """A pandas table whose half letters, which Python can hold and no file can, are escaped: \\ud800."""
+    count = 0
+
+    def escape(value: Any) -> Any:
+        nonlocal count
+        if not isinstance(value, str):
+            return value
+        whole = value.encode(errors="backslashreplace").decode()
+        count += whole != value
+        return whole
+
+    table = table.copy(deep=False)
+    for column in table.columns:
+        if str(table[column].dtype) in ("object", "string", "str"):
+            table[column] = table[column].map(escape)
+    notes.append(f"{kind}: {count:,} values have half a letter, which no file can hold; they were escaped: \\ud800.")
+    return table
+
+
 def _assemble(
     work: Workspace, opened: Mapping[str, Opened], mapping: Mapping[str, str], title: str, folder: Path
 ) -> Raw:
     raw = Raw(name=title, source="table", work=work, locate={k: o.locate for k, o in opened.items()})
     found = {kind: find_columns(kind, table, mapping, raw.notes) for kind, table in opened.items()}
     check_mapping(mapping, opened, found)
+    opened = {kind: decode_bytes(work, table, found[kind], raw.notes) for kind, table in opened.items()}
     for table in opened.values():
         raw.refused += table.refused
         raw.notes += table.notes
@@ -148,7 +176,7 @@ def _assemble(
     if "items" in opened:
         raw.items = _items(raw, opened["items"], found["items"], folder)
     if "users" in opened:
-        raw.users = _kept(work, opened["users"], found["users"])
+        raw.users = _kept(raw, opened["users"], found["users"])
     return raw
 
 
@@ -178,12 +206,15 @@ def _from_one(raw: Raw) -> None:
         raw.notes.append("Positions start at 0; 1 was added to each.")
 
 
-def _kept(work: Workspace, table: Opened, found: Mapping[str, str]) -> pa.Table:
-    """A table's known columns under their names, then its other columns as they came."""
-    parts = []
+def _kept(raw: Raw, table: Opened, found: Mapping[str, str]) -> pa.Table:
+    """A table's known columns under their names, then its other columns as they came, or as the numbers they hold."""
+    work, parts = raw.work, []
     for key, column in found.items():
         parts.append(f"{id_sql(work, table, column) if key.endswith('_id') else table.columns[column]} AS {key}")
     others = [c for c in table.columns if c not in found.values()]
+    numbers = _numbers(work, table, others)
+    if numbers:
+        raw.notes.append(f"{table.label}: took {choices([*numbers])} as numbers.")
     taken = {*_RESERVED, *others} - {""}
     for column in others:
         own = column
@@ -192,7 +223,7 @@ def _kept(work: Workspace, table: Opened, found: Mapping[str, str]) -> pa.Table:
             while own in taken:
                 own = f"own_{own}"
         taken.add(own)
-        parts.append(f"{table.columns[column]} AS {name(own)}")
+        parts.append(f"{numbers.get(column, table.columns[column])} AS {name(own)}")
     kept = work.arrow(f"SELECT {', '.join(parts)} FROM {table.table} ORDER BY {table.table}.row")
     for field in kept.schema:
         try:
@@ -203,14 +234,36 @@ def _kept(work: Workspace, table: Opened, found: Mapping[str, str]) -> pa.Table:
     return kept
 
 
+WHOLE = r"-?(0|[1-9]\d{0,17})"
+DECIMAL = rf"({WHOLE}|-)?(\.\d+)?([eE][-+]?\d+)?"
+"""What is taken for a number: not 007 or +49, nor more digits than an integer holds, which are codes."""
+
+
+def _numbers(work: Workspace, table: Opened, columns: Sequence[str]) -> dict[str, str]:
+    """SQL of the columns whose text is numbers throughout, but for what programs write where there is none."""
+    texts = {column: id_sql(work, table, column) for column in columns} if table.textual else {}
+    if not texts:
+        return {}
+    kind = (
+        f"max(CASE WHEN regexp_full_match(COLUMNS(*), {text(WHOLE)}) THEN 1 "
+        f"WHEN regexp_full_match(COLUMNS(*), {text(DECIMAL)}) AND isfinite(TRY_CAST(COLUMNS(*) AS DOUBLE)) THEN 2 "
+        "WHEN COLUMNS(*) IS NOT NULL THEN 3 END)"
+    )
+    values = ", ".join(f"{value} AS c{i}" for i, value in enumerate(texts.values()))
+    types = {1: "BIGINT", 2: "DOUBLE"}
+    kinds = work.rows(f"SELECT {kind} FROM (SELECT {values} FROM {table.table})")[0]
+    found = zip(texts.items(), kinds, strict=True)
+    return {column: f"CAST({value} AS {types[kind]})" for (column, value), kind in found if kind in types}
+
+
 _RESERVED = ("item", "user", "item_id", "user_id", "title", "text", "category", "category_path", "image")
 
 
 def _items(raw: Raw, table: Opened, found: Mapping[str, str], folder: Path) -> pa.Table:
-    items = _kept(raw.work, table, found)
+    items = _kept(raw, table, found)
     for key in ("title", "text", "category", "category_path"):
         if key in found:
-            texts = [_as_text(v) for v in items[key].to_pylist()]
+            texts = [_as_text(v, key.startswith("category")) for v in items[key].to_pylist()]
             items = items.set_column(items.column_names.index(key), key, pa.array(texts, pa.string()))
     if "image" in found:
         place = items.column_names.index("image")
@@ -220,14 +273,14 @@ def _items(raw: Raw, table: Opened, found: Mapping[str, str], folder: Path) -> p
     return items
 
 
-def _as_text(value: object) -> str | None:
-    """Text as it came; lists (also those of JSON) become levels: "Home > Garden"."""
-    if isinstance(value, str) and value.startswith("["):
+def _as_text(value: object, of_levels: bool) -> str | None:
+    """Text as it came; lists, of levels also those of JSON, become "Home > Garden"."""
+    if of_levels and isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return value
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         # JSON can spell half a letter, which no file can hold.
-        return " > ".join(str(v) for v in value).encode(errors="replace").decode() or None
+        return " > ".join(str(v) for v in value if v is not None).encode(errors="replace").decode() or None
     return None if value is None else str(value).strip() or None

@@ -106,7 +106,7 @@ ROWS = [
     items(
         "a column without a name",
         ",item_id,title\n0,a,A\n1,b,B\n",
-        holds={"items.own_": ["0", "1"], "items.title": ["A", "B"]},
+        holds={"items.own_": [0, 1], "items.title": ["A", "B"]},
     ),
     items(
         "columns of our own names",
@@ -116,14 +116,14 @@ ROWS = [
     items(
         "columns of the workspace's names",
         "item_id,row,c0,why\na,1,2,3\n",
-        holds={"items.row": ["1", None], "items.c0": ["2", None]},
+        holds={"items.row": [1, None], "items.c0": [2, None]},
     ),
     items(
         "two names that differ in capitals",
         "item_id,price,PRICE\na,1,2\n",
-        holds={"items.price": ["1", None], "items.PRICE": ["2", None]},
+        holds={"items.price": [1, None], "items.PRICE": [2, None]},
     ),
-    items("a quote in a column's name", 'item_id,"the ""best"""\na,1\n', holds={'items.the "best"': ["1", None]}),
+    items("a quote in a column's name", 'item_id,"the ""best"""\na,1\n', holds={'items.the "best"': [1, None]}),
     items(
         "half a letter in a list of categories",
         'item_id,categories\na,"[""\\ud800"", ""B""]"\n',
@@ -158,7 +158,7 @@ ROWS = [
             pa.table({"item_id": [1, 2], "title": [[1, None], []], "price": [float("nan"), float("inf")]}), p
         ),
         file="items.parquet",
-        holds={"items.title": ["1 > None", None, None, None]},
+        holds={"items.title": ["1", None, None, None]},
     ),
     beside(
         "a duration for a column",

@@ -232,7 +232,7 @@ USERS = [
         "user_id,age\nu,30\nv,40\nu,50\n",
         refused={"user_id is listed twice": 1},
         sample=r"users\.csv line 4: user_id = 'u'",
-        holds={"users.age": ["30", "40"]},
+        holds={"users.age": [30, 40]},
     ),
     beside(
         "a profile of nobody",
