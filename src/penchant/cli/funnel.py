@@ -21,6 +21,7 @@ from penchant.encoders.packaged import MINILM, install_models
 from penchant.errors import ConfigError, ModelUnavailableError
 from penchant.evaluation.funnel.report import render_terminal
 from penchant.recipes.funnel import run as recipe
+from penchant.recipes.funnel.demo import demo_funnel
 from penchant.recipes.named import funnel_by
 from penchant.serve.app import serve
 from penchant.serve.export import export
@@ -144,7 +145,7 @@ def demo(args: Sequence[str]) -> None:
             raise
         console.print(f"Without vectors of texts DIN ranks, not DMAE: {error}")
     console.rule("2  Channels, pre-ranker and ranker are trained, then judged on clicks none of them has seen")
-    _funnel(recipe.demo_funnel(with_karma=chosen.karma), store, _split(store, "funnel"), run, 0, console)
+    _funnel(demo_funnel(with_karma=chosen.karma), store, _split(store, "funnel"), run, 0, console)
     console.rule("3  What serving needs, and no more, becomes a bundle")
     if not bundle.is_dir():
         export(run, store, bundle)

@@ -64,7 +64,8 @@ class FunnelSettings:
         preranked_size: M', candidates that reach the ranker.
         list_size: length of the list where a request names none.
         rrf_constant: of reciprocal rank fusion.
-        exclude_seen: leave out what is in the request's history.
+        exclude_seen: leave out what is in the request's history. None lets training decide: yes, unless people
+            come back to items they had.
         max_history: actions of a history that any stage sees.
         fallback: the channel that answers without history and fills short lists.
     """
@@ -75,7 +76,7 @@ class FunnelSettings:
     preranked_size: int = 50
     list_size: int = 10
     rrf_constant: float = 60.0
-    exclude_seen: bool = False
+    exclude_seen: bool | None = False
     max_history: int = 200
     fallback: str = "popularity"
 
@@ -348,7 +349,7 @@ def load_funnel(folder: Path) -> Funnel:
     """
     settings = load_settings(folder)
     retrievers = [
-        retriever(c.name, load_model(folder / "channels" / c.name), exclude_seen=settings.exclude_seen)
+        retriever(c.name, load_model(folder / "channels" / c.name), exclude_seen=bool(settings.exclude_seen))
         for c in settings.channels
     ]
     prerank, rank, known = folder / "prerank", folder / "rank", similarities(retrievers)

@@ -93,7 +93,7 @@ class Service:
         k = self._bounded(k)
         requests = self._requests(user_id, history)
         timing = {"history": _ms(start)}
-        exclude_seen = self.settings.exclude_seen if exclude_seen is None else exclude_seen
+        exclude_seen = bool(self.settings.exclude_seen) if exclude_seen is None else exclude_seen
         trace = self._funnels[exclude_seen].run(requests)
         new = bool(trace.without_history[0])
         timing |= {name: round(1000 * s, 3) for name, s in trace.seconds.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from penchant.data.history import requests_before_events, requests_before_times
 from penchant.data.output import alone
@@ -22,6 +23,7 @@ from penchant.funnel.fusion import WEIGHTS
 from penchant.funnel.pipeline import Funnel, load_funnel
 from penchant.funnel.rank import ModelScorer
 from penchant.recipes.funnel import run as recipe
+from penchant.recipes.funnel.demo import demo_funnel
 from penchant.recipes.runs import CountRun
 from penchant.training.candidates import CandidateArrays
 from tests.factories import make_store
@@ -33,7 +35,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_the_demo_finds_by_the_papers_and_by_what_they_have_to_beat() -> None:
-    plain, with_karma = recipe.demo_funnel(), recipe.demo_funnel(with_karma=True)
+    plain, with_karma = demo_funnel(), demo_funnel(with_karma=True)
     kinds = {channel.name: channel.run.kind for channel in plain.channels}
     assert kinds["t2diff"] == "t2diff_causal"
     assert kinds["ulim"] == "ulim"
@@ -49,6 +51,21 @@ def small() -> recipe.FunnelRun:
     run = recipe.shortened(recipe.funnel(), 2.0)
     settings = replace(run.settings, merged_size=60, preranked_size=20, list_size=10)
     return replace(run, settings=settings)
+
+
+def test_items_had_before_are_shown_where_people_come_back_to_them(market: Store, tmp_path: Path) -> None:
+    split, said = load_split(market, "funnel"), Console(record=True, width=200)
+    events = split.events("train")
+    repeated = sum(
+        market.event_item[e] in market.event_item[market.user_indptr[market.event_user[e]] : e] for e in events
+    )
+    assert repeated / len(events) >= recipe.REPEATING
+    assert not recipe.settled(small(), market, split, said).settings.exclude_seen
+    assert f"{repeated / len(events):.0%} of the training clicks" in said.export_text()
+    asked = replace(small(), settings=replace(small().settings, exclude_seen=True))
+    assert recipe.settled(asked, market, split) is asked
+    once = make_store(tmp_path / "store", num_users=12, num_items=800)
+    assert recipe.settled(small(), once, load_split(once, "funnel")).settings.exclude_seen
 
 
 @pytest.fixture(scope="module")

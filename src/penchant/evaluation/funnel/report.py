@@ -344,7 +344,7 @@ def unreachable(report: FunnelReport) -> str:
         return ""
     return (
         f"{percent(repeated / report.num_targets)} of the targets are items their users had before, which this funnel "
-        "never shows; --settings.no-exclude-seen shows them"
+        "never shows; --settings.exclude-seen False shows them"
     )
 
 

@@ -48,7 +48,7 @@ from penchant.models import load_model
 from penchant.papers.dmae.model import DMAEConfig
 from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.karma.run import KarmaRun, karma_decoded
+from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.runs import (
     UNSERVED,
@@ -59,9 +59,8 @@ from penchant.recipes.runs import (
     flat,
     train_run,
 )
-from penchant.recipes.t2diff.causal import CausalT2DiffRun, t2diff_causal
+from penchant.recipes.t2diff.causal import CausalT2DiffRun
 from penchant.recipes.t2diff.run import T2DiffRun
-from penchant.recipes.ulim.run import ulim
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig, fit
 from penchant.training.optim import OptimConfig
@@ -70,6 +69,8 @@ PER_USER = "per_user.parquet"
 """In a judged funnel's folder: each user's mean HR, NDCG and share retrieved, for comparisons in pairs."""
 BLOCK = 256
 """Requests judged at a time."""
+REPEATING = 0.05
+"""Share of the training clicks that are of items their users had before, from which on lists show such items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,42 +144,10 @@ def funnel_of(channels: Mapping[str, Run], k: int = 200) -> FunnelRun:
     settings = FunnelSettings(
         channels=tuple(ChannelSettings(name=name, k=k) for name in channels),
         merge="rrf",
-        exclude_seen=True,
+        exclude_seen=None,
         max_history=max(longest, FunnelSettings.max_history),
     )
     return FunnelRun(channels=tuple(Channel(name=name, run=run) for name, run in channels.items()), settings=settings)
-
-
-def demo_funnel(*, with_karma: bool = False) -> FunnelRun:
-    """T2Diff and ULIM beside the default channels, sized for MovieLens 100K and a few minutes; DMAE ranks where texts
-    have vectors.
-
-    Args:
-        with_karma: KARMA in its three places (its section 3.5): a channel, fused with the pre-ranker, and among the
-            ranker's features. Needs text vectors and `make models`; some ten minutes more.
-    """
-    # Few users: more passes, at a higher rate, than a large shop's logs need.
-    train = TrainConfig(epochs=30, optim=OptimConfig(lr=3e-3), tensorboard=False)
-    channels: dict[str, Run] = {
-        "sasrec": replace(sasrec(), train=train),
-        "t2diff": replace(t2diff_causal(), train=train),
-        "ulim": ulim(),
-    }
-    if with_karma:
-        channels["karma"] = demo_karma()
-    run = funnel_of({**channels, "item_knn": item_knn(), "popularity": popularity()})
-    return replace(run, fuse="karma", features_from="karma") if with_karma else run
-
-
-def demo_karma() -> KarmaRun:
-    """KARMA, kept decodable, for a small catalogue of short texts."""
-    run = karma_decoded()
-    return replace(
-        run,
-        continuation=replace(run.continuation, steps=60, rows=8),
-        warm_up=replace(run.warm_up, steps=60),
-        train=replace(run.train, epochs=5.0, evaluate_every=2.5, tensorboard=False),
-    )
 
 
 def shortened(run: FunnelRun, epochs: float) -> FunnelRun:
@@ -205,6 +174,21 @@ def seeded(run: FunnelRun) -> FunnelRun:
     return replace(run, channels=channels, prerank_train=prerank, rank_train=rank)
 
 
+def settled(run: FunnelRun, store: Store, split: Split, console: Console | None = None) -> FunnelRun:
+    """The run with what is left to the data decided: whether lists leave out what is in a history."""
+    if run.settings.exclude_seen is not None:
+        return run
+    events = split.events("train")
+    pairs = store.event_user[events].astype(np.int64) * (store.num_items + 1) + store.event_item[events]
+    repeated = 1 - len(np.unique(pairs)) / max(len(events), 1)
+    if console and repeated >= REPEATING:
+        console.print(
+            f"{repeated:.0%} of the training clicks are of items their users had before, so lists show such items; "
+            "--settings.exclude-seen True leaves them out."
+        )
+    return replace(run, settings=replace(run.settings, exclude_seen=repeated < REPEATING))
+
+
 def run_funnel(
     run: FunnelRun, store: Store, split: Split, out: Path, console: Console | None = None, *, limit: int = 0
 ) -> TrainedFunnel:
@@ -213,6 +197,7 @@ def run_funnel(
     Raises:
         RunError: `out` holds another run, or another process is at work on it.
     """
+    run = settled(run, store, split, console)
     with alone(out, RunError, inside=True):
         funnel = train_funnel(run, store, split, out, console)
         report = judge_funnel(funnel, store, split, out, config=flat(asdict(run)), seed=run.seed, limit=limit)
@@ -222,7 +207,7 @@ def run_funnel(
 def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console: Console | None = None) -> Funnel:
     """Train every stage into `out`; stages that are finished there are taken as they are."""
     console = console or Console()
-    run = seeded(run)
+    run = seeded(settled(run, store, split))
     describe_run(run, store, split, out)
     for channel in run.channels:
         console.print(f"[bold]Channel {channel.name}")
@@ -252,7 +237,7 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
 def open_channels(run: FunnelRun, out: Path) -> list[Retriever]:
     """The channels that were trained into `out`."""
     return [
-        retriever(c.name, load_model(out / "channels" / c.name), exclude_seen=run.settings.exclude_seen)
+        retriever(c.name, load_model(out / "channels" / c.name), exclude_seen=bool(run.settings.exclude_seen))
         for c in run.channels
     ]
 
