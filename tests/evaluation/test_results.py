@@ -101,6 +101,8 @@ def test_per_user_files_stay_small_by_dropping_the_last_metrics(tmp_path: Path) 
     assert kept is not None
     assert kept.column_names == ["user", "weight", "HR@10", "NDCG@10"]
     assert read_result(path).per_user_dropped == ("MRR@10", "MRR@20")
+    again = write_result(tmp_path / "again", read_result(path), read_per_user(tmp_path, read_result(path)))
+    assert read_result(again).per_user_dropped == ("MRR@10", "MRR@20")
 
 
 def test_a_write_that_fails_leaves_no_finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

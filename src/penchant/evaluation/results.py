@@ -123,7 +123,7 @@ def write_result(results: str | Path, result: Result, per_user: pa.Table | None 
         temporary = path.with_name(f"{result.stem}.parquet.tmp-{os.getpid()}")
         temporary.write_bytes(data)
         into_place(temporary, path.with_name(f"{result.stem}.parquet"))
-        values["per_user_dropped"] = dropped
+        values["per_user_dropped"] = [*dropped, *result.per_user_dropped]  # taken from elsewhere it lacks some already
     write_json(path, values)
     return path
 

@@ -27,6 +27,7 @@ from penchant.recipes.funnel.run import (
     open_channels,
     run_funnel,
     seeded,
+    settled,
 )
 from penchant.recipes.karma.run import karma_decoded
 from penchant.recipes.runs import Run, flat, train_run
@@ -34,9 +35,7 @@ from penchant.recipes.t2diff.causal import t2diff_causal
 from penchant.recipes.ulim.run import ulim
 from penchant.training.loop import FitResult
 
-REPEATS = {"ml-1m-liked": False, "bazaar-small-pictures": True}
-"""The data, and whether people come back to items they had: most of Bazaar's clicks are such; nobody rates a movie
-twice, so what is in a history is left out there."""
+DATA = ("ml-1m-liked", "bazaar-small-pictures")
 SPLIT = "funnel"
 TARGETS = 5000
 """Clicks of the test window judged, drawn by the seed."""
@@ -80,10 +79,6 @@ def _with_karma(channels: Mapping[str, Run]) -> FunnelRun:
     return replace(run, fuse="karma", features_from="karma", rank_kind="dmae")
 
 
-def _repeating(run: FunnelRun, repeats: bool) -> FunnelRun:
-    return replace(run, settings=replace(run.settings, exclude_seen=not repeats))
-
-
 def _read_far(run: FunnelRun) -> FunnelRun:
     settings = replace(run.settings, max_history=HISTORY)
     return replace(run, settings=settings, rank_targets=RANK_TARGETS, valid_targets=VALID_TARGETS)
@@ -124,20 +119,14 @@ def rows() -> tuple[FunnelRow, ...]:
     single = {"sasrec": sasrec(), **{name: run for name, run in channels.items() if name != "popularity"}}
     return tuple(
         row
-        for data, repeats in REPEATS.items()
+        for data in DATA
         for row in (
             *(
-                FunnelRow(name=name, run=_repeating(run, repeats), data=data, minutes=40.0 if name == "four" else 6.0)
+                FunnelRow(name=name, run=run, data=data, minutes=40.0 if name == "four" else 6.0)
                 for name, run in runs.items()
             ),
             *(
-                FunnelRow(
-                    name=f"{name}-alone",
-                    run=_repeating(alone_of(name, run), repeats),
-                    data=data,
-                    minutes=2.0,
-                    alone=True,
-                )
+                FunnelRow(name=f"{name}-alone", run=alone_of(name, run), data=data, minutes=2.0, alone=True)
                 for name, run in single.items()
             ),
         )
@@ -155,7 +144,7 @@ def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder
     Raises:
         RunError: another process is at work on this row, or on a channel of it.
     """
-    run = seeded(replace(row.run, seed=seed))
+    run = seeded(settled(replace(row.run, seed=seed), store, split))
     cut = folder.is_dir()
     with alone(folder, RunError):
         spent = [_channel(c.name, c.run, store, split, folder) for c in run.channels]
