@@ -1,6 +1,6 @@
 """The generated market: what making it costs, and that its knobs do what they say.
 
-usage: python benchmarks/bazaar.py [--actions 200000 1000000 10000000] [--results results] [--work runs/bench-bazaar]
+usage: python -m benchmarks.bazaar [--actions 200000 1000000 10000000] [--results results] [--work runs/bench-bazaar]
 
 Writes results/bazaar.json, which `benchmarks/bazaar_figures.py` draws. Costs are of one process: CPU seconds, seconds
 by the clock, and the most memory it held, for living the days and for the whole Store. The curves are areas under
@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from benchmarks.memory import peak_gb
 from rich.console import Console
 
 from penchant.bazaar.config import SIZES, Knobs
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench-bazaar"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # the measured process: prints its costs as JSON
-    arguments, _ = parser.parse_known_args()  # `make bench` gives its arguments to every benchmark
+    arguments = parser.parse_args()
     if arguments.one:
         sys.stdout.write(json.dumps(cost(arguments.one, arguments.work)))
         return
@@ -54,7 +54,7 @@ def main() -> None:
     for actions in arguments.actions:
         finished = arguments.work / f"cost-{actions}.json"  # a market of ten million takes minutes: none is made twice
         if not finished.is_file():
-            command = [sys.executable, __file__, "--one", str(actions), "--work", str(arguments.work)]
+            command = [sys.executable, "-m", "benchmarks.bazaar", "--one", str(actions), "--work", str(arguments.work)]
             told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             write_json(finished, json.loads(told))
         costs.append(json.loads(finished.read_text()))
@@ -80,16 +80,12 @@ def cost(actions: int, work: Path) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     raw = read(Bazaar(size="small", actions=actions, pictures=False))
-    lived = {"live_cpu_s": time.process_time(), "live_wall_s": time.perf_counter() - start, "live_mb": peak_mb()}
+    lived = {"live_cpu_s": time.process_time(), "live_wall_s": time.perf_counter() - start, "live_mb": 1000 * peak_gb()}
     store = prepare(raw, out, console=Console(quiet=True))
     counts = store.manifest["counts"]
     shutil.rmtree(out)
-    whole = {"cpu_s": time.process_time(), "wall_s": time.perf_counter() - start, "mb": peak_mb()}
+    whole = {"cpu_s": time.process_time(), "wall_s": time.perf_counter() - start, "mb": 1000 * peak_gb()}
     return {"actions": counts["events"], "impressions": counts["impressions"], **lived, **whole}
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def picture_cost() -> float:

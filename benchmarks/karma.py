@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from benchmarks.memory import peak_gb
 from benchmarks.written import is_there, write
 from torch import Tensor, nn
 
@@ -153,7 +153,7 @@ def measure(row: str, path: Path, threads: int) -> dict[str, Any]:
         "Sequences per CPU second": sequences / cpu,
         "Targets per CPU second": targets / cpu,
         "CPU seconds a step": cpu / (steps - 1),
-        "Peak memory (GB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "Peak memory (GB)": peak_gb(),
         "Parameters that learn (millions)": sum(learn) / 1e6,
         **{f"Loss at step {n}": losses[n - 1] for n in (1, FEW + 1)},
     }

@@ -10,15 +10,16 @@ from typing import Any
 
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.evaluation.results import Result, result_path, versions_here, write_result
+from penchant.evaluation.results import Result, read_result, result_path, versions_here, write_result
 
 MADE_UP = "generated"
 """The split of what has none."""
 
 
 def is_there(results: Path, table: str, row: str, store: Store, split: str, seed: int = 0) -> bool:
-    """Whether the row was measured before."""
-    return result_path(results, "benchmarks", table, row, store.name, split, seed).is_file()
+    """Whether the row was measured before, of this very Store."""
+    path = result_path(results, "benchmarks", table, row, store.name, split, seed)
+    return path.is_file() and read_result(path).data_fingerprint == store.fingerprint
 
 
 def write(

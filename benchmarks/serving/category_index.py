@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.environments import REQUIREMENTS, python_of, run_script
 from benchmarks.written import MADE_UP, write_made_up
 
-from penchant.evaluation.results import find_results, result_path
+from penchant.evaluation.results import find_results, read_result, result_path
 
 TABLE = "category-index"
 SCRIPTS = {"faiss": "with_faiss", "lancedb": "with_lancedb", "penchant": "with_penchant_categories"}
@@ -124,11 +124,13 @@ def main() -> None:
     arguments = _arguments()
     data = f"generated-{arguments.items}"
     rows = {library: _rows(library, arguments) for library in arguments.libraries}
+    sizes = {n: getattr(arguments, n) for n in ("items", "categories", "width", "requests", "asked")}
+    asked = {n: getattr(arguments, n) for n in ("k_short", "k_each", "threads", "seconds")}
     left = {
         library: {
             name: settings
             for name, settings in of.items()
-            if not result_path(arguments.results, "benchmarks", TABLE, name, data, MADE_UP, 0).is_file()
+            if not _measured(arguments.results, name, data, sizes | asked | settings)
         }
         for library, of in rows.items()
     }
@@ -136,7 +138,6 @@ def main() -> None:
     print(f"left: {', '.join(name for of in left.values() for name in of) or 'nothing'}", flush=True)
     if not left:
         return
-    sizes = {n: getattr(arguments, n) for n in ("items", "categories", "width", "requests", "asked")}
     print(f"generating {sizes}", flush=True)
     market = Market.generated(**sizes)
     folder = arguments.work.resolve() / data
@@ -145,7 +146,6 @@ def main() -> None:
     market.write(folder)
     print("judging: a full comparison of every request", flush=True)
     judge = Judge(market, arguments.k_short, arguments.k_each)
-    asked = {n: getattr(arguments, n) for n in ("k_short", "k_each", "threads", "seconds")}
     for library, of in left.items():
         print(f"== {library}", flush=True)
         out = folder / library
@@ -160,6 +160,12 @@ def main() -> None:
             if (out / f"{name}.json").is_file():
                 _write(arguments.results, name, data, sizes | asked | settings, judge, out)
     shutil.rmtree(folder)
+
+
+def _measured(results: Path, name: str, data: str, config: dict[str, Any]) -> bool:
+    """Whether the row is there, of these very sizes."""
+    path = result_path(results, "benchmarks", TABLE, name, data, MADE_UP, 0)
+    return path.is_file() and config.items() <= read_result(path).config.items()
 
 
 def _write(results: Path, name: str, data: str, config: dict[str, Any], judge: Judge, out: Path) -> None:

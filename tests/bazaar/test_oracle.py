@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def test_a_window_lived_again_has_the_clicks_of_the_store(store: Store) -> None:
     times = np.concatenate([log.requests.ts_ms for log in replay(market_of(store), split, "test")])
     shown = store.request_ts_ms[split.requests(store, "test")]
     assert np.isin(shown, times).all()
+
+
+def test_a_market_that_does_not_live_again_is_refused(store: Store) -> None:
+    split = load_split(store, "temporal-successive")
+    generator = store.manifest["generator"]
+    changed = {**store.manifest, "generator": {**generator, "knobs": {**generator["knobs"], "noise": 0.6}}}
+    other = copy(store)
+    other.manifest = changed
+    with pytest.raises(StoreError, match=r"of 200 clicks did not happen again"):
+        judge(other, split, targets=200)
 
 
 def test_the_truth_of_real_data_is_not_known(tmp_path: Path) -> None:

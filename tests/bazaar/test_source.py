@@ -33,6 +33,11 @@ def test_a_store_of_the_market_has_all_tables_and_says_it_is_synthetic(tmp_path:
     assert again.fingerprint == store.fingerprint
 
 
+def test_a_market_of_other_knobs_has_another_name() -> None:
+    assert read(Bazaar(size="tiny", pictures=False)).name == "bazaar-tiny"
+    assert read(Bazaar(size="tiny", pictures=False, knobs=Knobs(noise=3.0), seed=2)).name == "bazaar-own-s2"
+
+
 def test_actions_grow_with_users_and_days_unless_they_are_given() -> None:
     size = SIZES["tiny"]
     assert Bazaar(size="tiny").config() == size

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from transformers import (
     AutoModel,
     CLIPConfig,
@@ -46,6 +46,22 @@ def pixels(picture: Image.Image) -> torch.Tensor:
 def with_processor(folder: Path) -> Path:
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+def test_grey_of_sixteen_bits_is_no_white() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    picture = open_picture(encoded(Image.fromarray(ramp)))
+    assert picture is not None
+    np.testing.assert_allclose(np.asarray(picture)[..., 0], ramp >> 8)
+
+
+def test_no_other_program_is_asked_to_read_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: asked.append(given))
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    assert Image.open(io.BytesIO(page)).format == "EPS"
+    assert open_picture(page) is None
+    assert not asked
 
 
 def test_a_vector_is_the_pooled_output(image_folder: Path) -> None:

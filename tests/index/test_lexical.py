@@ -25,6 +25,9 @@ def index() -> LexicalIndex:
         ("clothes wool", [1, 4], "all words"),
         ("red chair", [2, 1, 3], "some words"),
         ("scalf", [1, 3], "close spelling"),
+        ("scraf", [1, 3], "close spelling"),  # neighbours changed about
+        ("red silkk", [3], "close spelling"),  # one word mended, and items have all
+        ("blue scraf", [2, 1, 3], "close spelling"),  # no item has both
         ("rad", [], "nothing"),  # too short to guess at
         ("zebra", [], "nothing"),
         ("", [], "nothing"),
@@ -42,6 +45,12 @@ def test_a_title_match_comes_before_a_text_match(index: LexicalIndex) -> None:
     found = index.search("wool", 10)
     assert found.items.tolist() == [1, 4]
     assert found.scores[0] > found.scores[1]
+
+
+def test_a_mended_word_counts_as_it_does_when_spelt_right(index: LexicalIndex) -> None:
+    right, mended = index.search("wool", 10), index.search("woool", 10)
+    assert mended.items.tolist() == right.items.tolist()
+    assert mended.scores.tolist() == right.scores.tolist()
 
 
 def test_no_more_than_k_are_returned(index: LexicalIndex) -> None:

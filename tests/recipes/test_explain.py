@@ -20,7 +20,7 @@ from penchant.errors import BundleError, ConfigError, RunError
 from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_settings
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
-from penchant.recipes.karma.explain import Explainer, _by_frequency, _of_another
+from penchant.recipes.karma.explain import Explainer, _by_frequency
 from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.bundle import Bundle
@@ -127,10 +127,22 @@ def test_a_model_of_queries_is_read_with_what_was_typed(tmp_path: Path, monkeypa
     assert main(["explain", str(tmp_path / "run"), "--user", user, "--query", "red"]) == 0
 
 
-def test_another_is_somebody_else() -> None:
-    users = np.repeat(np.arange(9), 5)
-    assert (users[_of_another(users, 0)] != users).all()
-    assert len(_of_another(np.zeros(3, dtype=np.int64), 0)) == 3  # there is nobody else
+def test_a_list_longer_than_the_catalogue_ends_where_that_does(reads: Explainer, market: Store) -> None:
+    one = reads.explain(reads.drawn(1), k=market.num_items + 5)[0]
+    assert sorted(one.nearest) == list(range(1, market.num_items + 1))
+    assert sorted(one.pictures) == np.flatnonzero(market.vectors("image").present).tolist()
+
+
+def test_ids_and_words_are_printed_as_they_are(
+    run: Path, reads: Explainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = reads.drawn(1)[0]
+    said = replace(reads.explain([user])[0], user_id="[/x]", words="a [bold] word [/]")
+    monkeypatch.setattr(Explainer, "explain", lambda *given: [said])
+    assert main(["explain", str(run), "--user", user, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "User [/x]" in printed
+    assert "a [bold] word [/]" in printed
 
 
 def test_the_command_prints_and_writes_a_page(

@@ -93,7 +93,8 @@ def judge(store: Store, split: Split, window: str = "test", targets: int = 2000,
         targets: how many of them, drawn with `seed`; all if there are fewer.
 
     Raises:
-        StoreError: the Store is not of the market, or the split has no global cuts.
+        StoreError: the Store is not of the market, its split has no global cuts, or this version of the market does
+            not live the same days again.
     """
     world = market_of(store)
     market = world.market
@@ -101,14 +102,17 @@ def judge(store: Store, split: Split, window: str = "test", targets: int = 2000,
     rows = np.sort(np.random.default_rng(seed).choice(rows, min(targets, len(rows)), replace=False))
     number = np.array([0, *(int(name[1:]) for name in store.user_ids[1:])])
     user = number[np.searchsorted(store.user_indptr, rows, side="right") - 1]
-    wanted = _keys(user, store.event_ts_ms[rows])
+    items = np.array([0, *(int(name[1:]) for name in store.item_ids[1:])])[store.event_item[rows]]
+    clicks = dict(zip(_keys(user, store.event_ts_ms[rows]).tolist(), items.tolist(), strict=True))
     ranks: dict[str, list[float]] = {kind: [] for kind in KNOWS}
     shown: list[tuple[np.ndarray, ...]] = []
     start, end = _times(world, split, window)
     for log in replay(world, split, window):
         r = log.requests
         row, place = np.nonzero(log.reached)
-        chosen = np.isin(_keys(r.user[row], r.ts_ms[row] + (place + 1) * DWELL_MS), wanted)
+        keys = _keys(r.user[row], r.ts_ms[row] + (place + 1) * DWELL_MS).tolist()
+        here = log.items[row, place].tolist()
+        chosen = [clicks.get(key) == item for key, item in zip(keys, here, strict=True)]
         for at, item in zip(row[chosen], log.items[row, place][chosen], strict=True):
             for kind, scores in rates(market, r, int(at)).items():
                 ranks[kind].append(_rank(scores, int(item)))
@@ -116,6 +120,12 @@ def judge(store: Store, split: Split, window: str = "test", targets: int = 2000,
         attraction = log.attraction[row, place]
         chance = log.propensity[place] * click_chance(market, attraction)
         shown.append((log.reached[row, place] > 0, chance, attraction, r.request[row]))
+    if lost := len(clicks) - len(ranks[KNOWS[0]]):
+        raise StoreError(
+            f"{lost:,} of {len(clicks):,} clicks did not happen again: another version of the market made it",
+            where=store.path,
+            fix="Prepare it again.",
+        )
     labels, chances, attractions, requests = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     return Judged({kind: np.array(values) for kind, values in ranks.items()}, labels, chances, attractions, requests)
 

@@ -69,6 +69,7 @@ def read(options: Bazaar, memory: str = MEMORY) -> Raw:
         work.db.execute(f"CREATE VIEW raw_{table} AS SELECT * FROM read_parquet({files})")
     people = world.market.people
     changed = any((options.users, options.items, options.days, options.actions, options.leaves))
+    changed |= options.knobs != Knobs()
     return Raw(
         name="-".join(["bazaar", "own" if changed else options.size, *([f"s{config.seed}"] if config.seed else [])]),
         source="bazaar",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from tyro.conf import Positional
 
 from penchant.cli.arguments import parse
@@ -62,8 +63,9 @@ def explain(args: Sequence[str]) -> None:
     queries = None if chosen.query is None else [chosen.query] * len(users)
     explained = reads.explain(users, queries, max(chosen.k, 10)) if users else []
     for one in explained:
-        console.print(f"[bold]User {one.user_id}[/]" + (f'  searching "{one.query}"' if one.query else ""))
-        console.print(f"  [bold]{one.words or '(no word)'}[/]", soft_wrap=True)
+        typed = f'  searching "{one.query}"' if one.query else ""
+        console.print(f"[bold]User {escape(one.user_id)}[/]{escape(typed)}")
+        console.print(f"  [bold]{escape(one.words or '(no word)')}[/]", soft_wrap=True)
         parts = {"last": one.history, "nearest": one.nearest, "pictures": one.pictures}
         for name, items in parts.items():
             if items:

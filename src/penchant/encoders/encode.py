@@ -107,8 +107,8 @@ def encode_store(
 
     Args:
         text, image: encoder by short name, Hugging Face name or folder; None = leave this kind out.
-        batch_size: contents encoded at a time; bounds memory, does not change the vectors. None = 32 texts, 8 pictures,
-            which is fastest on a CPU; a GPU wants more.
+        batch_size: contents encoded at a time; bounds memory. It changes no more than the last bit of a number in a
+            thousand. None = 32 texts, 8 pictures, which is fastest on a CPU; a GPU wants more.
 
     Raises:
         ModelUnavailableError: an encoder cannot be had; nothing has been encoded then.

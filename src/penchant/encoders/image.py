@@ -21,6 +21,9 @@ from penchant.encoders.pretrained import find_folder, load_part, load_weights, m
 from penchant.errors import ModelUnavailableError
 from penchant.models import pick_device
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Read; Pillow would hand some others, such as EPS, to another program."""
+
 
 def open_picture(data: bytes) -> Image.Image | None:
     """The picture as upright RGB, transparency on white, the first frame of a moving one; None where it cannot be read.
@@ -30,10 +33,12 @@ def open_picture(data: bytes) -> Image.Image | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             return None
         picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
+            picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         if picture.has_transparency_data:
             layer = picture.convert("RGBA")
             picture = Image.new("RGB", layer.size, "white")

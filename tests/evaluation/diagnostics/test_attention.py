@@ -24,7 +24,7 @@ def even_map(length: int) -> np.ndarray:
 
 
 @quick
-@given(st.integers(0, 2**31), st.lists(st.integers(4, 11), min_size=1, max_size=4), st.booleans())
+@given(st.integers(0, 2**31), st.lists(st.integers(6, 12), min_size=1, max_size=4), st.booleans())
 def test_numbers_of_a_head_are_those_of_a_loop(seed: int, lengths: list[int], causal: bool) -> None:
     maps = [some_map(seed + i, n, causal=causal) for i, n in enumerate(lengths)]
     found = head_numbers(maps, causal=causal)
@@ -83,23 +83,23 @@ def test_a_rest_on_position_0_is_told_apart() -> None:
 
 
 def test_padding_is_not_read_and_only_what_is_there_is_drawn() -> None:
-    lengths, width = [6, 4], 6
+    lengths, width = [8, 6], 8
     maps = [np.full((2, 3, width, width), 9.0) for _ in range(2)]
     for layer in range(2):
         for i, n in enumerate(lengths):
             for head in range(3):
                 maps[layer][i, head, :n, :n] = some_map(100 * layer + 10 * i + head, n, causal=True)
     found = read_maps(
-        "decoder", "trained", maps, lengths, causal=True, layers=[1, 2, 7], heads=[3, 4], labels=list("abcdef")
+        "decoder", "trained", maps, lengths, causal=True, layers=[1, 2, 7], heads=[3, 4], labels=list("abcdefgh")
     )
     assert sorted(found.pictures) == [(1, 3), (2, 3)]
     assert np.array_equal(found.pictures[2, 3], maps[1][0, 2])
-    expected = head_numbers([maps[1][0, 1], maps[1][1, 1, :4, :4]], causal=True)
+    expected = head_numbers([maps[1][0, 1], maps[1][1, 1, :6, :6]], causal=True)
     assert found.heads[1][1] == expected
     assert found.mean("entropy") == pytest.approx(np.mean([h.entropy for layer in found.heads for h in layer]))
 
 
-@pytest.mark.parametrize("maps", [[], [np.eye(3)]])
+@pytest.mark.parametrize("maps", [[], [np.eye(5)]])
 def test_maps_too_short_are_refused(maps: list[np.ndarray]) -> None:
-    with pytest.raises(ValueError, match="4 positions or more"):
+    with pytest.raises(ValueError, match="6 positions or more"):
         head_numbers(maps, causal=True)

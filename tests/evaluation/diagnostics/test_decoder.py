@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from penchant.evaluation.diagnostics.decoder import DecoderConfig, decodability, title_words, unigram_nll
+from penchant.evaluation.diagnostics.decoder import (
+    DecoderConfig,
+    decodability,
+    of_another,
+    title_words,
+    unigram_nll,
+)
 
 SMALL = DecoderConfig(steps=60, rows=32, width=16, words=20, longest=4, lr=2e-2)
 TITLES = ["", *(f"{colour} {thing}" for colour in ("red", "blue", "green", "grey") for thing in ("cup", "bowl"))]
@@ -41,6 +49,24 @@ def test_vectors_of_noise_tell_no_more_than_anothers() -> None:
     found = decodability(noise, targets, owners, title_words(TITLES, SMALL), SMALL)
     assert found is not None
     assert found.own > 0.7 * found.shuffled
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(0, 99))
+def test_another_is_somebody_else_wherever_there_is_one(of: list[int], seed: int) -> None:
+    owners = np.array(of)
+    places = of_another(owners, np.random.default_rng(seed))
+    if len(set(of)) > 1:
+        assert (owners[places] != owners).all()
+    else:
+        assert places.tolist() == list(range(len(of)))
+
+
+def test_everybody_else_is_as_likely_another() -> None:
+    owners = np.array([3] * 60 + [1, 2] + [3] * 38)  # nearly all are one's own
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([of_another(owners, rng)[owners == 3] for _ in range(40)])
+    assert set(drawn) == {60, 61}
+    assert 0.45 < (drawn == 60).mean() < 0.55
 
 
 def test_too_few_targets_are_not_judged() -> None:

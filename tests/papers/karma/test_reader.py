@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from penchant.data.store import Store
 from penchant.errors import RunError
-from penchant.papers.karma.reader import InterestReader, Spelling
+from penchant.papers.karma.reader import TOKENIZER, InterestReader, Spelling
 from tests.checkerboard import requests_of
 from tests.papers.karma.test_karma import BOTH, Parts, parts
 
@@ -105,3 +106,15 @@ def test_a_damaged_reader_is_refused_by_its_folder(karma: Parts, tmp_path: Path)
         InterestReader.load(tmp_path)
     with pytest.raises(ValueError, match="no pictures"):
         reader.picture(torch.zeros(1, 16))
+
+
+def test_a_tokenizer_that_is_damaged_or_gone_is_an_error_that_says_so(karma: Parts, tmp_path: Path) -> None:
+    reader = InterestReader.of(karma.objective)
+    reader.save(tmp_path, karma.backbone.tokenizer)
+    assert Spelling.load(tmp_path, reader).tokenizer is not None
+    (tmp_path / TOKENIZER / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(RunError, match="no tokenizer can be read"):
+        Spelling.load(tmp_path, reader)
+    shutil.rmtree(tmp_path / TOKENIZER)
+    with pytest.raises(RunError, match="no tokenizer can be read"):
+        Spelling.load(tmp_path, reader)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-SHORTEST = 4
-"""Positions that a text or history must have: below, there is nothing to compare."""
+SHORTEST = 6
+"""Positions that a text or history must have: of 5 a causal map leaves one key beside position 0, nothing to compare."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def barcode(block: Float[np.ndarray, "Q K"]) -> float:
     """Variance of the column means over the variance of all weights, rows made to add up to one.
 
     1 = all queries look at the same keys, 0 = each key gets as much as any other on average, or all weights are even.
+    Of weights at random it is about one over the number of queries, so that only maps of equal lengths compare.
     """
     total = block.sum(1, keepdims=True)
     shares = np.where(total > 1e-12, block / np.maximum(total, 1e-12), 1 / block.shape[1])

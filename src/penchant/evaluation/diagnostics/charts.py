@@ -51,9 +51,7 @@ def log_curves(curves: Sequence[Curve], title: str, below: str, beside: str, *, 
     out = [charts.text(0, 10, beside, "t-tick")]
     for power in range(low, high + 1):
         out.append(charts.line(LEFT, py(10.0**power), WIDTH - RIGHT, py(10.0**power), "grid"))
-        out.append(
-            charts.text(LEFT - 8, py(10.0**power) + 4, f"{10.0**power:.5f}".rstrip("0").rstrip("."), "t-tick", "end")
-        )
+        out.append(charts.text(LEFT - 8, py(10.0**power) + 4, f"{10.0**power:g}", "t-tick", "end"))
     for power in range(math.floor(wide) + 1):
         out.append(charts.text(px(10**power), HEIGHT - BOTTOM + 19, f"{10**power:,}", "t-tick", "middle"))
     out.append(charts.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, below, "t-tick", "middle"))

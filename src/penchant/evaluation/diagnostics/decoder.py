@@ -102,12 +102,23 @@ def decodability(
     dealt = x.copy()
     rng = np.random.default_rng([config.seed, 1])
     for side in (learn, judge):
-        dealt[side] = x[rng.permutation(side)]
+        dealt[side] = x[side[of_another(owners[side], rng)]]
     answers = torch.from_numpy(words[targets])
     own, shuffled = (
         _nll_after_learning(torch.from_numpy(v), answers, learn, judge, config, step_done) for v in (x, dealt)
     )
     return Decodability(own, shuffled, unigram_nll(words[targets[learn]], words[targets[judge]]), len(judge))
+
+
+def of_another(owners: Int[np.ndarray, " T"], rng: np.random.Generator) -> Int[np.ndarray, " T"]:
+    """For each place one of another owner, drawn evenly; its own where there is no other owner."""
+    order = np.argsort(owners, kind="stable")
+    ordered = owners[order]
+    first, stop = (np.searchsorted(ordered, owners, side=side) for side in ("left", "right"))
+    others = len(owners) - (stop - first)
+    drawn = rng.integers(0, np.maximum(others, 1))
+    place = order[np.where(drawn < first, drawn, np.minimum(drawn + stop - first, len(owners) - 1))]
+    return np.where(others > 0, place, np.arange(len(owners)))
 
 
 def unigram_nll(learn: Int[np.ndarray, "N W"], judge: Int[np.ndarray, "M W"]) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,10 +64,9 @@ def random_body(architecture: str, body: Any, seed: int = 0) -> Any:
         return empty_model(architecture, getattr(words, "num_embeddings", 0)).eval()
 
 
-def is_causal(architecture: str) -> bool:
-    """Whether a transformer's positions see only what is before them: text encoders see all."""
-    kind: str = json.loads(architecture)["model_type"]
-    return not any(name in kind for name in ("bert", "electra", "mpnet", "xlm"))
+def is_causal(maps: Sequence[Float[np.ndarray, "N H L L"]]) -> bool:
+    """Whether no position of a transformer's maps sees one after it: text encoders see all."""
+    return not any(np.triu(layer, 1).any() for layer in maps)
 
 
 @contextmanager

@@ -188,13 +188,19 @@ class Spelling:
 
     @classmethod
     def load(cls, folder: Path, reader: InterestReader) -> Spelling:
-        """Of a reader's folder."""
+        """Of a reader's folder.
+
+        Raises:
+            RunError: its tokenizer is missing or damaged.
+        """
         from transformers import AutoTokenizer
 
-        return cls(
-            reader.tokens.numpy(),
-            AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True, trust_remote_code=False),
-        )
+        kept = folder / TOKENIZER
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True, trust_remote_code=False)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise RunError(f"no tokenizer can be read ({error})", where=kept, fix="Train the run again.") from error
+        return cls(reader.tokens.cpu().numpy(), tokenizer)
 
     def spelt(self, words: Int[Tensor, " W"]) -> str:
         """Told words as one line of text; -1 = none."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from penchant.data.history import Requests, requests_before_events, requests_before_times
 from penchant.data.store import Store
 from penchant.errors import ConfigError, RunError
+from penchant.evaluation.diagnostics.decoder import of_another
 from penchant.evaluation.diagnostics.meaning import terms_of
 from penchant.evaluation.funnel.page import item_titles
 from penchant.evaluation.protocol import subsample
@@ -119,8 +120,8 @@ class Explainer:
                     typed[row] if typed else "",
                     tuple(history.tolist()),
                     self.spelling.spelt(told[row]),
-                    tuple(nearest[row].tolist()),
-                    tuple(pictures[row].tolist()),
+                    _there(nearest[row]),
+                    _there(pictures[row]),
                 )
             )
         return out
@@ -151,7 +152,7 @@ class Explainer:
             some = events[start : start + BLOCK]
             states.append(self._read(requests_before_events(self.store, some, self.model.config.max_len))[0])
         h, words = torch.cat(states), self._texts[torch.from_numpy(items)].to(self._items.device)
-        other = h[torch.from_numpy(_of_another(users, seed))]
+        other = h[torch.from_numpy(of_another(users, np.random.default_rng(seed)))]
         sides = {"own": h, "another's": other, "nobody's": h.mean(0, keepdim=True).expand_as(h)}
         told = {
             name: torch.cat(
@@ -266,17 +267,9 @@ def _by_frequency(
     return (losses.sum(1) / (words >= 0).sum(1).clamp(min=1)).float()
 
 
-def _of_another(users: np.ndarray, seed: int) -> np.ndarray:
-    """For each target the place of one of another user; of the same where there is no other."""
-    rng = np.random.default_rng(seed)
-    places = rng.permutation(len(users))
-    for _ in range(100):
-        same = np.flatnonzero(users[places] == users)
-        if not len(same):
-            break
-        swap = rng.integers(0, len(users), len(same))
-        places[same], places[swap] = places[swap].copy(), places[same].copy()
-    return places
+def _there(items: Int[Tensor, " K"]) -> tuple[int, ...]:
+    """Without the empty places of a list that is longer than what there is."""
+    return tuple(item for item in items.tolist() if item)
 
 
 def _share(told: set[str], of: set[str]) -> float:

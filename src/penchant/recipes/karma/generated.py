@@ -20,6 +20,7 @@ from penchant.models import Sizes, load_model, save_model
 from penchant.papers.karma.generated import GeneratedConfig, GeneratedKarma, GeneratedObjective
 from penchant.papers.karma.generators import GeneratorConfig
 from penchant.recipes.karma.run import KarmaRun, karma_decoded
+from penchant.recipes.karma.stages import FORMAT
 from penchant.training.loop import FitResult, TrainConfig, fit
 from penchant.training.optim import OptimConfig
 
@@ -67,7 +68,7 @@ def train_generated(
     if run.data.max_len != run.base.model.max_len or run.base.model.query != "none":
         what = f"data.max_len is {run.data.max_len}, base.model {run.base.model.max_len}, {run.base.model.query!r}"
         raise ConfigError(what, fix="Set both lengths alike, and base.model.query to 'none'.")
-    needs = {"base": asdict(run.base), "store": store.fingerprint, "split": split.fingerprint}
+    needs = {"format": FORMAT, "base": asdict(run.base), "store": store.fingerprint, "split": split.fingerprint}
     base = cache_root() / "karma" / f"run-{fingerprint(needs)}"
     train_base(base)
     karma = load_model(base)

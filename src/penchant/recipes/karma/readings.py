@@ -80,6 +80,7 @@ def _of_histories(
     seed: int,
 ) -> list[Reading]:
     lengths = events - store.user_indptr[np.searchsorted(store.user_indptr, events, side="right") - 1]
+    lengths = np.minimum(lengths, trained.config.max_len)
     long = events[lengths >= SHORTEST]
     if not len(long):
         return []
@@ -93,7 +94,7 @@ def _of_histories(
         "random": attention.random_body(architecture, trained.body, seed),
     }
     order, labels = _longest_first(read), [str(place + 1) for place in range(max(read))]
-    return _readings("decoder", bodies, inputs, read, order, labels, architecture, layers, heads)
+    return _readings("decoder", bodies, inputs, read, order, labels, layers, heads)
 
 
 def _of_texts(
@@ -119,7 +120,7 @@ def _of_texts(
     }
     order = _longest_first(read)
     labels = _pieces(tokenizer, item_texts(store)[int(items[order[0]]) - 1], read[order[0]])
-    return _readings("item encoder", bodies, inputs, read, order, labels, architecture, layers, heads)
+    return _readings("item encoder", bodies, inputs, read, order, labels, layers, heads)
 
 
 def _readings(
@@ -129,7 +130,6 @@ def _readings(
     lengths: list[int],
     order: np.ndarray,
     labels: list[str],
-    architecture: str,
     layers: Sequence[int],
     heads: Sequence[int],
 ) -> list[Reading]:
@@ -143,7 +143,7 @@ def _readings(
                 weights,
                 maps,
                 [lengths[i] for i in order],
-                causal=attention.is_causal(architecture),
+                causal=attention.is_causal(maps),
                 layers=drawn,
                 heads=heads,
                 labels=labels,

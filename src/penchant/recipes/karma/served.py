@@ -35,7 +35,7 @@ class BundleReader:
         try:
             self.model, self.reader = model, InterestReader.load(folder)
             self.spelling = Spelling.load(folder, self.reader)
-        except (RunError, OSError, ValueError) as error:
+        except RunError as error:
             raise BundleError(str(error), fix="Export the run again with this version.") from error
         with torch.no_grad():
             self._items = model.item_vectors()

@@ -32,6 +32,9 @@ from penchant.papers.karma.objective import ItemBatch, KarmaObjective, WarmUp
 from penchant.recipes.karma.build import Beginning, read_texts
 from penchant.training.loop import TrainConfig, fit
 
+FORMAT = 1
+"""Part of every key of the cache: to be raised when the same settings come to something else."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationConfig:
@@ -245,7 +248,7 @@ def shared(stage: str, depends: Any, make: Callable[[Path], dict[str, Tensor]]) 
     Raises:
         RunError: another process is making it.
     """
-    folder = cache_root() / "karma" / f"{stage}-{fingerprint(depends)}"
+    folder = cache_root() / "karma" / f"{stage}-{fingerprint([FORMAT, depends])}"
     file = folder / "state.safetensors"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
