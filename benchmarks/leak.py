@@ -1,7 +1,7 @@
 """What T2Diff's target gave away while runs trained, from the reports they wrote at each validation.
 
 One set of weights, given guesses of several makes: what "from the target" reaches no system can serve. A row a run, its
-last moment's numbers, and a figure of all of them.
+last moment's numbers, and a figure of all of them. Beside that the paper's Figures 4 and 5 for each run.
 
     penchant reproduce t2diff-long
     python -m benchmarks.leak runs/t2diff/long/t2diff-algorithm-1... runs/t2diff/long/t2diff... --store stores/ml-1m-all
@@ -17,9 +17,11 @@ from benchmarks.written import write
 
 from penchant.errors import RunError
 from penchant.papers.t2diff.leak import GUESSES, MEASURES, Leak, read_report
+from penchant.papers.t2diff.model import T2DiffConfig
 from penchant.recipes.runs import load_run
+from penchant.recipes.t2diff.figures import REVERSE, reverse_panels, schedule_panels
 
-TABLE = "leak"
+TABLE, FIGURES = "leak", "leak-figures"
 
 
 def main() -> None:
@@ -36,8 +38,17 @@ def main() -> None:
         row = folder.name.partition(".")[0]
         metrics, config = metrics_of(moments[-1]), loaded.described["config"]
         print(row, metrics, flush=True)
-        place = (arguments.results, TABLE, row, loaded.store, loaded.split.name)
-        write(*place, metrics, config, window="valid", slices={"curves": curves_of(moments)})
+        place = (loaded.store, loaded.split.name)
+        slices = {"curves": curves_of(moments)}
+        write(arguments.results, TABLE, row, *place, metrics, config, window="valid", slices=slices)
+        reverse = [mean for mean, _ in moments[-1].reverse]
+        cosines = {"Cosine of the first guess": reverse[0], "Cosine of the last": reverse[-1]}
+        for figure, told, panels in (
+            (row, cosines, {"over": REVERSE, "panels": reverse_panels(moments[-1])}),
+            ("schedules", {}, {"over": "r", "panels": schedule_panels(T2DiffConfig(**config["model"]))}),
+        ):
+            slices = {"curves": panels}
+            write(arguments.results, FIGURES, figure, *place, told, config, window="valid", slices=slices)
 
 
 def metrics_of(moment: Leak) -> dict[str, float | None]:

@@ -24,10 +24,19 @@ def test_a_row_has_the_last_moment_and_curves_of_all(tmp_path: Path, monkeypatch
     results = tmp_path / "results"
     monkeypatch.setattr(sys, "argv", ["leak", str(folder), "--results", str(results)])
     leak.main()
-    (row,) = find_results(results)
+    (row,) = find_results(results, table="leak")
     moments = read_report(folder)
     assert (row.row, row.window) == ("t2diff", "valid")
     assert row.metrics[f"cosine, {FROM_TARGET}"] == pytest.approx(moments[-1].guesses[FROM_TARGET]["cosine"])
     lines = row.slices["curves"]["panels"]["Recall@20"]
     assert set(lines) == set(GUESSES)
     assert [at for at, _ in lines["chain"]] == [moment.epochs for moment in moments]
+    schedules, reverse = find_results(results, table="leak-figures")
+    (told,) = reverse.slices["curves"]["panels"].values()
+    assert [y for _, y in told["mean"]] == pytest.approx([mean for mean, _ in moments[-1].reverse])
+    assert all(low <= high for (_, low), (_, high) in zip(told["mean"], told["mean + deviation"], strict=True))
+    left = schedules.slices["curves"]["panels"]["share left"]
+    assert set(left) == {"exp", "linear", "log"}
+    betas = schedules.slices["curves"]["panels"]["beta"]
+    ends = {(round(line[0][1], 6), round(line[-1][1], 6)) for line in betas.values()}
+    assert len(ends) == 1

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 SHORTEST = 6
-"""Positions that a text or history must have: of 5 a causal map leaves one key beside position 0, nothing to compare."""
+"""Positions that a text or history must have: of 5 a causal map leaves one key beside position 0."""
 
 
 @dataclass(frozen=True)

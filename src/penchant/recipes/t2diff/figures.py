@@ -16,6 +16,7 @@ from penchant.papers.t2diff.model import T2DiffConfig
 from penchant.recipes.runs import RUN
 
 SCHEDULES = ("exp", "linear", "log")
+REVERSE = "reverse steps done"
 
 
 def leak_table(leak: Leak) -> Table:
@@ -27,26 +28,34 @@ def leak_table(leak: Leak) -> Table:
 
 
 def draw_figures(run: Path, moments: Sequence[Leak]) -> dict[str, bytes]:
-    """Name -> SVG: the leak by epoch; cosine of z^_0 and z_0 by reverse step (Figure 4); beta_r and what is left of z_0
-    (Figure 5), the run's own steps and end points.
+    """Name -> SVG: the leak by epoch; Figure 4; Figure 5.
 
     Args:
         moments: of the run's report, the earliest first; at least one.
     """
     config = T2DiffConfig(**json.loads((run / RUN).read_text())["config"]["model"])
-    reverse = list(enumerate(moments[-1].reverse))
-    near = {
-        "mean": [(step, mean) for step, (mean, _) in reverse],
-        "mean - deviation": [(step, mean - spread) for step, (mean, spread) in reverse],
-        "mean + deviation": [(step, mean + spread) for step, (mean, spread) in reverse],
+    return {
+        PICTURE: draw_report(moments),
+        "figure4.svg": draw_lines("The reverse process", REVERSE, reverse_panels(moments[-1])),
+        "figure5.svg": draw_lines("Schedules with the same end points", "r", schedule_panels(config)),
     }
+
+
+def reverse_panels(moment: Leak) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Figure 4: cosine of z^_0 and z_0 by reverse step."""
+    return {
+        "cosine of its guess and z_0": {
+            name: [(step, mean + times * spread) for step, (mean, spread) in enumerate(moment.reverse)]
+            for name, times in (("mean", 0), ("mean - deviation", -1), ("mean + deviation", 1))
+        }
+    }
+
+
+def schedule_panels(config: T2DiffConfig) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Figure 5: beta_r and what is left of z_0, by a model's steps and end points."""
     betas, left = {}, {}
     for schedule in SCHEDULES:
         levels = noise_levels(replace(config, schedule=schedule))
         betas[schedule] = list(enumerate(levels.tolist(), start=1))
         left[schedule] = list(enumerate((1 - levels).cumprod(0).tolist(), start=1))
-    return {
-        PICTURE: draw_report(moments),
-        "figure4.svg": draw_lines("The reverse process", "reverse steps done", {"cosine of its guess and z_0": near}),
-        "figure5.svg": draw_lines("Schedules with the same end points", "r", {"beta": betas, "share left": left}),
-    }
+    return {"beta": betas, "share left": left}
