@@ -52,7 +52,7 @@ def prepare(
 
 
 def train(
-    store: Store,
+    store: Store | str | Path,
     recipe: str = "sasrec",
     *,
     out: str | Path,
@@ -61,9 +61,13 @@ def train(
 ) -> LoadedRun:
     """Train one model (`penchant train` lists the recipes); a run that was cut in `out` goes on.
 
+    Args:
+        store: it, or its folder.
+
     Raises:
         ConfigError: there is no such recipe.
         RunError: `out` holds another run.
+        StoreError: there is no Store in that folder.
     """
     from dataclasses import replace
 
@@ -74,16 +78,18 @@ def train(
     run = recipe_of(recipe)
     if epochs is not None and not isinstance(run, CountRun):
         run = replace(run, train=replace(run.train, epochs=epochs))
-    train_run(run, store, load_split(store, split), Path(out))
-    return load_run(Path(out), store.path)
+    opened = _opened(store)
+    train_run(run, opened, load_split(opened, split), Path(out))
+    return load_run(Path(out), opened.path)
 
 
 def train_funnel(
-    store: Store, *, out: str | Path, channels: Sequence[str] = (), epochs: float | None = None
+    store: Store | str | Path, *, out: str | Path, channels: Sequence[str] = (), epochs: float | None = None
 ) -> TrainedFunnel:
     """Train and judge a funnel; its report is `out`/report.html.
 
     Args:
+        store: it, or its folder.
         channels: retrieval recipes (`penchant train` lists them) that find candidates, beside popularity; sasrec and
             item_knn where none is named.
         epochs: of every stage that learns, at most; None trains each as long as its recipe says.
@@ -98,4 +104,11 @@ def train_funnel(
 
     run = funnel_by(channels)
     run = run if epochs is None else shortened(run, epochs)
-    return run_funnel(run, store, load_split(store, "funnel"), Path(out))
+    opened = _opened(store)
+    return run_funnel(run, opened, load_split(opened, "funnel"), Path(out))
+
+
+def _opened(store: Store | str | Path) -> Store:
+    from penchant.data.store import Store
+
+    return store if isinstance(store, Store) else Store(Path(store))

@@ -57,8 +57,8 @@ def test_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("train", "sasrek", "store"), "there is no recipe 'sasrek'"),
-        (("prepare", "tabel"), "there is no source 'tabel'"),
+        (("train", "sasrek", "store"), "there is no recipe 'sasrek'. Did you mean 'sasrec'?"),
+        (("prepare", "tabel"), "there is no source 'tabel'. Did you mean 'table'?"),
         (("train", "popularity", "nowhere"), "no Store here"),
         (("evaluate", "nowhere"), "no finished run here"),
         (("evaluate",), "name a run, or --lists"),

@@ -249,11 +249,22 @@ def test_a_frozen_backbone_stays_what_it_was(market: Store, language_folder: Pat
     assert all(torch.equal(saved[f"body.{k}"], v) for k, v in body.items() if "embed_tokens" not in k)
 
 
-def test_what_a_run_cannot_do_is_refused_by_name(market: Store, language_folder: Path, tmp_path: Path) -> None:
+def test_what_a_run_cannot_do_is_refused_by_name(
+    market: Store, language_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare, run = make_store(tmp_path / "bare"), run_on(language_folder)
-    with pytest.raises(StoreError, match=r"no content vectors named 'text'.*penchant encode"):
-        train_run(run, bare, load_split(bare, "loo"), tmp_path / "run")
     split = load_split(market, "loo")
+    asked = replace(run, model=replace(run.model, query="token"), data=replace(run.data, queries=True))
+    drawn = replace(run, objective=replace(run.objective, picture=0.1))
+    with monkeypatch.context() as patch:
+        patch.setattr("penchant.recipes.karma.run.begin", None)  # what is missing is known before any work
+        with pytest.raises(StoreError, match=r"no content vectors named 'text'.*penchant encode"):
+            train_run(run, bare, load_split(bare, "loo"), tmp_path / "run")
+        patch.setitem(bare.manifest["counts"], "queries", 0)
+        with pytest.raises(StoreError, match="nobody has typed a query to learn from"):
+            train_run(asked, bare, load_split(bare, "loo"), tmp_path / "asked")
+        with pytest.raises(StoreError, match=r"no content vectors named 'image'"):
+            train_run(drawn, market, split, tmp_path / "drawn")
     for changes, message in (
         ({"max_len": 20}, r"data\.max_len is 50, model\.max_len 20"),
         ({"query": "token"}, r"data\.queries is False, model\.query 'token'"),
@@ -262,9 +273,6 @@ def test_what_a_run_cannot_do_is_refused_by_name(market: Store, language_folder:
     ):
         with pytest.raises(ConfigError, match=message):
             train_run(replace(run, model=replace(run.model, **changes)), market, split, tmp_path / message[:9])
-    drawn = replace(run, objective=replace(run.objective, picture=0.1))
-    with pytest.raises(StoreError, match=r"no content vectors named 'image'"):
-        train_run(drawn, market, split, tmp_path / "drawn")
 
 
 def test_texts_are_cut_ended_and_counted(market: Store, language_folder: Path) -> None:

@@ -158,6 +158,13 @@ def test_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None
     assert all(torch.equal(seen[0.9][k], model.state_dict()[k]) and torch.equal(saved[k], seen[0.9][k]) for k in saved)
 
 
+def test_a_run_that_stops_early_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = iter([0.1, 0.9, 0.5, 0.4])
+    fit(Tiny(), to_ones, RowBatches(), replace(CONFIG, patience=2), tmp_path, lambda: {"NDCG@10": next(scores)})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "20/20 stopped early, best NDCG@10 0.9000 at step 10" in said
+
+
 class Taught(nn.Module):
     """An objective that learns too."""
 

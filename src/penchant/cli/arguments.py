@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -88,6 +89,8 @@ def pick(
             Console(highlight=False).print(listing)
         return None
     if args[0] not in choices:
-        fix = f"Choose one of: {', '.join(choices)}. See `penchant {command} --help`."
+        near = difflib.get_close_matches(args[0], choices, 1)
+        meant = f"Did you mean {near[0]!r}? " if near else ""
+        fix = f"{meant}Choose one of: {', '.join(choices)}. See `penchant {command} --help`."
         raise ConfigError(f"there is no {what} {args[0]!r}", fix=fix)
     return args[0]

@@ -264,7 +264,8 @@ def _of_lists(result: RetrievalResult, store: Store, shared: _Shared) -> dict[st
     numbers = {
         "skew": vectors.skew(counts),
         "coverage": float((counts > 0).mean()),
-        "popular": vectors.within_popular(lists, result.item_counts),
+        # Of a smaller catalogue every list is within them.
+        **({"popular": vectors.within_popular(lists, result.item_counts)} if store.num_items > 100 else {}),
         "js": float(js.mean()),
         "js_others": float(others.mean()),
         "hr": float(hits.mean()),

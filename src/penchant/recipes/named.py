@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Sequence
 
 from penchant.errors import ConfigError
 from penchant.recipes import controls
@@ -10,12 +11,12 @@ from penchant.recipes.dmae import run as dmae
 from penchant.recipes.funnel.run import FunnelRun, funnel, funnel_of
 from penchant.recipes.karma import generated
 from penchant.recipes.karma import run as karma
-from penchant.recipes.runs import RankingRun, Run
+from penchant.recipes.runs import Run
 from penchant.recipes.t2diff import baselines, causal
 from penchant.recipes.t2diff import run as t2diff
 from penchant.recipes.ulim import run as ulim
 
-RECIPES = (
+RETRIEVAL: tuple[Callable[[], Run], ...] = (
     *controls.RETRIEVAL,
     *baselines.RETRIEVAL,
     *karma.RETRIEVAL,
@@ -23,20 +24,22 @@ RECIPES = (
     *t2diff.RETRIEVAL,
     *causal.RETRIEVAL,
     *ulim.RETRIEVAL,
-    *controls.RANKING,
-    *dmae.RANKING,
 )
+RANKING: tuple[Callable[[], Run], ...] = (*controls.RANKING, *dmae.RANKING)
+RECIPES = (*RETRIEVAL, *RANKING)
 
 
-def recipe_of(name: str) -> Run:
+def recipe_of(name: str, among: Sequence[Callable[[], Run]] = RECIPES) -> Run:
     """The recipe of that name.
 
     Raises:
         ConfigError: there is none.
     """
-    recipes = {recipe.__name__: recipe for recipe in RECIPES}
+    recipes = {recipe.__name__: recipe for recipe in among}
     if name not in recipes:
-        raise ConfigError(f"there is no recipe {name!r}", fix=f"Choose one of: {', '.join(recipes)}.")
+        near = difflib.get_close_matches(name, recipes, 1)
+        meant = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"there is no recipe {name!r}", fix=f"{meant}Choose one of: {', '.join(recipes)}.")
     return recipes[name]()
 
 
@@ -48,9 +51,10 @@ def funnel_by(names: Sequence[str]) -> FunnelRun:
     """
     if not names:
         return funnel()
-    channels = {name: recipe_of(name) for name in names}
-    rankers = [name for name, run in channels.items() if isinstance(run, RankingRun)]
-    if rankers or len(channels) < len(names):
-        what = f"{rankers[0]} ranks and finds nothing" if rankers else f"a channel is named twice: {', '.join(names)}"
-        raise ConfigError(what, fix="Name retrieval recipes, each once: `penchant train` lists them.")
+    if rankers := [name for name in names if name in {recipe.__name__ for recipe in RANKING}]:
+        fix = "Name retrieval recipes: `penchant train` lists them."
+        raise ConfigError(f"{rankers[0]} ranks and finds nothing", fix=fix)
+    channels = {name: recipe_of(name, RETRIEVAL) for name in names}
+    if len(channels) < len(names):
+        raise ConfigError(f"a channel is named twice: {', '.join(names)}", fix="Name each once.")
     return funnel_of(channels | {"popularity": controls.popularity()})

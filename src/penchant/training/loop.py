@@ -132,7 +132,7 @@ def fit(
     wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
     targets = 0
     stopped_early = _out_of_patience(progress, eval_steps, config)
-    with _Bar(title, steps, progress.step) as bar:
+    with _Bar(title, steps, progress.step, config.metric) as bar:
         while progress.step < steps and not stopped_early:
             learner.train()
             share = rate(progress.step, steps, config.optim)
@@ -159,7 +159,7 @@ def fit(
             # Every few steps: a line for people and files.
             if progress.step % 10 == 0 or progress.step == steps:
                 log.write(progress.step, {**terms, "lr_share": share, "targets_per_s": speed})
-            bar(progress, sum(terms.values()), speed)
+            bar.update(progress, sum(terms.values()), speed)
 
             # Every epoch or so: validate, keep the best weights.
             if validate is not None and (progress.step % eval_steps == 0 or progress.step == steps):
@@ -182,6 +182,8 @@ def fit(
                 wall, cpu, saved, targets = time.perf_counter(), time.process_time(), time.perf_counter(), 0
             if should_stop(progress.step):
                 break
+        if stopped_early:
+            bar.stopped(progress)
     log.close()
     finished = progress.step >= steps or stopped_early
     if finished and progress.best is not None:
@@ -280,9 +282,14 @@ class _Log:
 
 
 class _Bar:
-    """A progress line: loss, best validation, targets a second, time left."""
+    """A progress line: loss, best validation, targets a second, time left.
 
-    def __init__(self, title: str, steps: int, done: int) -> None:
+    Args:
+        metric: of validation, that "best" is of.
+    """
+
+    def __init__(self, title: str, steps: int, done: int, metric: str) -> None:
+        self._metric = metric
         self._bar = ProgressBar(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -292,14 +299,19 @@ class _Bar:
         )
         self._task = self._bar.add_task(title, total=steps, completed=done, note="")
 
-    def __enter__(self) -> Callable[[Progress, float, float], None]:
+    def __enter__(self) -> _Bar:
         self._bar.start()
-        return self.update
+        return self
 
     def update(self, progress: Progress, loss: float, speed: float) -> None:
-        best = "" if progress.best is None else f"best {progress.best:.4f} "
+        best = "" if progress.best is None else f"best {self._metric} {progress.best:.4f} "
         note = f"loss {loss:.3f} {best}{speed:,.0f} targets/s"
         self._bar.update(self._task, completed=progress.step, note=note)
+
+    def stopped(self, progress: Progress) -> None:
+        """Patience ended before the steps did: a bar that stands still would look like a failure."""
+        note = f"stopped early, best {self._metric} {progress.best:.4f} at step {progress.best_step:,}"
+        self._bar.update(self._task, completed=progress.step, total=progress.step, note=note)
 
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.evaluation.diagnostics import vectors as v
+from penchant.evaluation.diagnostics.charts import Curve, log_curves
 from tests.evaluation.models import walker
 
 quick = settings(deadline=None, max_examples=40)
@@ -119,3 +122,15 @@ def test_what_validation_tells_leaves_padding_out() -> None:
     told = v.item_spread(x)
     assert told["Effective rank"] == pytest.approx(v.effective_rank(v.spectrum(x[1:].numpy())))
     assert told["Mean cosine"] == pytest.approx(v.mean_cosine(x[1:].numpy()))
+
+
+def test_axes_of_hubs_end_where_the_values_do() -> None:
+    curve = Curve(np.array([0.5, 0.1, 1 / 132]), "ink")
+    drawn = log_curves([curve], "Hubs", "rank", "share", floor=1 / 132)
+    ticks = {
+        float(said): float(y)
+        for y, said in re.findall(r'y="([\d.]+)" class="t-tick" text-anchor="end">([\d.e-]+)<', drawn)
+    }
+    assert set(ticks) >= {1.0, 0.1, 0.01}
+    assert 0.001 not in ticks  # below the smallest value shown
+    assert ticks[0.01] - ticks[0.1] == pytest.approx(ticks[0.1] - ticks[1.0], abs=0.2)  # a decade is a decade

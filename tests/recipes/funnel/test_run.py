@@ -13,17 +13,19 @@ import pytest
 import torch
 from rich.console import Console
 
+import penchant
 from penchant.data.history import requests_before_events, requests_before_times
 from penchant.data.output import alone
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.errors import ConfigError, RunError
+from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.fusion import WEIGHTS
 from penchant.funnel.pipeline import Funnel, load_funnel
 from penchant.funnel.rank import ModelScorer
 from penchant.recipes.funnel import run as recipe
 from penchant.recipes.funnel.demo import demo_funnel
+from penchant.recipes.named import funnel_by
 from penchant.recipes.runs import CountRun
 from penchant.training.candidates import CandidateArrays
 from tests.factories import make_store
@@ -137,6 +139,26 @@ def test_tables_out_for_known_and_unknown_users(trained: tuple[recipe.TrainedFun
     assert table["user_id"].to_pylist() == ["u1"] * 5 + ["nobody"] * 5
     assert table["rank"].to_pylist() == [1, 2, 3, 4, 5] * 2
     assert len(set(table["item_id"].to_pylist()[:5])) == 5
+
+
+def test_one_users_name_is_no_list_of_letters(trained: tuple[recipe.TrainedFunnel, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"Give a list: \['u1'\]"):
+        trained[0].recommend("u1")
+
+
+def test_what_a_stage_reads_is_looked_for_before_the_first_is_trained(market: Store, tmp_path: Path) -> None:
+    ranked, found = replace(small(), rank_kind="dmae"), funnel_by(["karma"])
+    for run in (ranked, found):
+        with pytest.raises(StoreError, match="no content vectors named 'text'"):
+            recipe.train_funnel(run, market, load_split(market, "funnel"), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_from_python_a_store_is_named_by_its_folder_too(market: Store, tmp_path: Path) -> None:
+    run = penchant.train(market.path, "popularity", out=tmp_path / "run")
+    assert run.store.fingerprint == market.fingerprint
+    with pytest.raises(StoreError, match="no Store here"):
+        penchant.train_funnel(str(tmp_path / "nowhere"), out=tmp_path / "funnel")
 
 
 def test_more_items_than_reach_the_ranker_are_refused(trained: tuple[recipe.TrainedFunnel, Path]) -> None:

@@ -39,8 +39,8 @@ def log_curves(curves: Sequence[Curve], title: str, below: str, beside: str, *, 
     longest = max(len(curve.y) for curve in curves)
     highest = max(float(curve.y.max(initial=floor)) for curve in curves)
     wide = math.log10(max(longest, 2))
-    low, high = math.floor(math.log10(floor)), max(math.ceil(math.log10(max(highest, floor)) - 1e-9), 0)
-    high = max(high, low + 1)
+    low, high = math.log10(floor), max(math.ceil(math.log10(max(highest, floor)) - 1e-9), 0)
+    high = max(high, math.floor(low) + 1)
 
     def px(rank: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * math.log10(rank) / wide
@@ -49,7 +49,7 @@ def log_curves(curves: Sequence[Curve], title: str, below: str, beside: str, *, 
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (math.log10(max(value, floor)) - low) / (high - low)
 
     out = [charts.text(0, 10, beside, "t-tick")]
-    for power in range(low, high + 1):
+    for power in range(math.ceil(low - 1e-9), high + 1):
         out.append(charts.line(LEFT, py(10.0**power), WIDTH - RIGHT, py(10.0**power), "grid"))
         out.append(charts.text(LEFT - 8, py(10.0**power) + 4, f"{10.0**power:g}", "t-tick", "end"))
     for power in range(math.floor(wide) + 1):

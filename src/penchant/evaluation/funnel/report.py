@@ -263,6 +263,11 @@ class FunnelReport:
     batch_size: int
     slices: tuple[Slice, ...]
 
+    @property
+    def tells_p95(self) -> bool:
+        """Whether enough batches were timed for the time that one in twenty exceeds."""
+        return self.num_targets >= 20 * self.batch_size
+
     def stage(self, name: StageName) -> StageReport:
         return self.stages[STAGES.index(name)]
 
@@ -330,8 +335,9 @@ def render_terminal(report: FunnelReport) -> RenderableType:
     parts.append(
         Text.assemble(
             ("Latency   ", "bold"),
-            f"{total.request_p50_ms:.2f} ms a request (p95 {total.request_p95_ms:.2f}, batches of "
-            f"{report.batch_size}); most of it: {slowest.stage}, {percent(slowest.share)}",
+            f"{total.request_p50_ms:.2f} ms a request ("
+            + (f"p95 {total.request_p95_ms:.2f}, " if report.tells_p95 else "")
+            + f"batches of {report.batch_size}); most of it: {slowest.stage}, {percent(slowest.share)}",
         )
     )
     return Group(*parts)

@@ -48,7 +48,7 @@ from penchant.models import load_model
 from penchant.papers.dmae.model import DMAEConfig
 from penchant.papers.dmae.objective import DMAEObjectiveConfig
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.karma.run import KarmaRun
+from penchant.recipes.karma.run import KarmaRun, check_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.runs import (
     UNSERVED,
@@ -208,6 +208,7 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     """Train every stage into `out`; stages that are finished there are taken as they are."""
     console = console or Console()
     run = seeded(settled(run, store, split))
+    _check_vectors(run, store)
     describe_run(run, store, split, out)
     for channel in run.channels:
         console.print(f"[bold]Channel {channel.name}")
@@ -232,6 +233,20 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     rank = ModelScorer(*_train_scorer("rank", run, store, features, seen, kept, out / "rank"))
     save_settings(run.settings, out, split, fusion)
     return Funnel(sources, prerank, rank, run.settings, fusion)
+
+
+def _check_vectors(run: FunnelRun, store: Store) -> None:
+    """Before hours of work: what the stages read is there.
+
+    Raises:
+        StoreError: the Store lacks vectors that a channel or the ranker reads.
+    """
+    for channel in run.channels:
+        if isinstance(channel.run, KarmaRun):
+            check_karma(channel.run, store)
+    _, config, _ = _ranker(run, store)
+    for name in config.modalities if isinstance(config, DMAEConfig) else ():
+        store.vectors(name)
 
 
 def open_channels(run: FunnelRun, out: Path) -> list[Retriever]:
@@ -274,7 +289,10 @@ def _preranked_by_halves(
         folder = out / "candidates" / f"preranked-{name}"
         if not (folder / "candidates.json").is_file():
             others = learn.take(np.flatnonzero(~mine))
-            half = ModelScorer(*_train_scorer("prerank", run, store, features, others, choose, folder / "prerank"))
+            part = f"for {name} users"
+            half = ModelScorer(
+                *_train_scorer("prerank", run, store, features, others, choose, folder / "prerank", part)
+            )
             found = learn.take(np.flatnonzero(mine))
             _scored((half, fusion), found, store, run, run.settings.preranked_size).save(folder)
         parts.append(CandidateArrays.load(folder))
@@ -289,8 +307,13 @@ def _train_scorer(
     learn: CandidateArrays,
     choose: CandidateArrays,
     folder: Path,
+    part: str = "",
 ) -> tuple[nn.Module, Features]:
-    """Train one stage on the rank window's candidates, chosen by what it keeps of the valid window's."""
+    """Train one stage on the rank window's candidates, chosen by what it keeps of the valid window's.
+
+    Args:
+        part: for whom it is trained, for its progress line; for all if "".
+    """
     light = stage == "prerank"
     kind, config, beside = ("light_two_tower", run.prerank, None) if light else _ranker(run, store)
     train = run.prerank_train if light else run.rank_train
@@ -310,7 +333,8 @@ def _train_scorer(
         ndcg = np.where(place <= size, 1 / np.log2(place + 1), 0.0)
         return {"hr": float((place <= size).mean()), "ndcg": float(ndcg.mean())}
 
-    fit(model, ranker_objective(beside, model, lists=True), batches, train, folder, validate, title=kind)
+    title = f"{kind}, {part}" if part else kind
+    fit(model, ranker_objective(beside, model, lists=True), batches, train, folder, validate, title=title)
     return model, features
 
 
@@ -448,8 +472,10 @@ class TrainedFunnel:
         Returns: columns user_id, rank (from 1), item_id, title, score; k rows a user.
 
         Raises:
-            ConfigError: k is more than the items that reach the ranker.
+            ConfigError: k is more than the items that reach the ranker, or one user is given for a list of them.
         """
+        if isinstance(user_ids, str):
+            raise ConfigError(f"one text, {user_ids!r}", where="user_ids", fix=f"Give a list: [{user_ids!r}].")
         most = self.funnel.settings.preranked_size
         if not 1 <= k <= most:
             fix = f"Ask for 1 to {most}, or train a funnel with a larger settings.preranked_size."

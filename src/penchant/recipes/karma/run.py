@@ -13,7 +13,7 @@ from tyro.conf import Fixed
 from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengths
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, StoreError
 from penchant.models import READER, Sizes, save_model
 from penchant.papers.karma.generators import VisualTargets
 from penchant.papers.karma.language import Language, Texts
@@ -83,7 +83,7 @@ def train_karma(
         StoreError: the Store lacks texts, or vectors, that the run needs.
         ModelUnavailableError: a backbone cannot be had.
     """
-    _check(run)
+    check_karma(run, store)
     warms = run.warm_up.part != "none" and run.warm_up.steps > 0
     began = begin(run.model, run.continuation, store, run.train)
     tokenizer = began.backbone.tokenizer
@@ -143,13 +143,24 @@ def _without_picture(pictures: VisualTargets | None) -> tuple[str, ...]:
     return (f"{pictures.missing:,} of {len(pictures.present) - 1:,} items have no picture: not in that loss.",)
 
 
-def _check(run: KarmaRun) -> None:
+def check_karma(run: KarmaRun, store: Store) -> None:
+    """Before minutes of work: the settings go together, and the Store has what they read.
+
+    Raises:
+        ConfigError: histories and model differ in length, or queries are to be read and no learning of them.
+        StoreError: the Store lacks queries, or vectors, that the run needs.
+    """
     check_lengths(run.data.max_len, run.model.max_len)
     if run.data.queries != (run.model.query != "none"):
         what = f"data.queries is {run.data.queries}, model.query {run.model.query!r}"
         raise ConfigError(what, fix="Set data.queries to True for a model of queries, and only then.")
     if run.model.items == "table":
         raise ConfigError("model.items is 'table', which cannot learn", fix="Set it to vectors, text or pictures.")
+    if run.data.queries and not store.num_queries:
+        fix = "Prepare the log with its queries (field `query`), or train karma."
+        raise StoreError("nobody has typed a query to learn from", where=store.path, fix=fix)
+    for name in ("text",) * (run.model.items == "vectors") + ("image",) * (run.objective.picture > 0):
+        store.vectors(name)
 
 
 def build_objective(
