@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from penchant.data.history import Requests
-from penchant.funnel.interests import InterestLists, Merge, merge_interests
-from penchant.funnel.interests import Interests as CategoryInterests
+from penchant.funnel.interests import InterestLists, Interests, Merge, merge_interests
 from penchant.funnel.stages import Candidates, CatalogueScorer, Embedder, Retriever
 from penchant.index.base import Index
 from penchant.index.category import CategoryIndex
@@ -82,68 +81,6 @@ class ScoreRetriever(Retriever):
 
 
 @runtime_checkable
-class Interests(Protocol):
-    """A model of several vectors a user, each of which may search on its own."""
-
-    num_items: int
-
-    def interest_vectors(self, requests: Requests) -> tuple[Float[Tensor, "B K D"], Bool[Tensor, "B K"]]:
-        """The vectors, and which of them there are."""
-        ...
-
-    def item_vectors(self) -> Float[Tensor, "I D"]:
-        """I = num_items + 1; row 0 is padding and never retrieved."""
-        ...
-
-
-class InterestRetriever(Retriever):
-    """Each interest finds its best items; from all of them a list is chosen that may value difference of categories.
-
-    Cen et al., "Controllable multi-interest framework for recommendation", KDD 2020, section 3.3. With `diversity` 0
-    the list is that of the items' best scores, as of a `ScoreRetriever`. Above, the order is that of choice, and not
-    that of the scores, which stay the items' own.
-
-    Args:
-        item_category: of each item, a Store's; 0 = none, which counts as one more category.
-        diversity: lambda, in units of the model's scores.
-        exclude_seen: leave out what is in the request's history.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: Interests,
-        item_category: Int[Tensor, " I"],
-        diversity: float = 0.0,
-        *,
-        exclude_seen: bool = False,
-    ) -> None:
-        self.name, self.model, self.item_category = name, model, item_category
-        self.diversity, self.exclude_seen = diversity, exclude_seen
-
-    @torch.no_grad()
-    def retrieve(self, requests: Requests, k: int) -> Candidates:
-        """See `Retriever.retrieve`."""
-        rows = max(1, min(BLOCK_REQUESTS, BLOCK_SCORES // (self.model.num_items + 1)))
-        return _concatenated([self._retrieve(part, k) for part in _parts(requests, rows)])
-
-    def _retrieve(self, requests: Requests, k: int) -> Candidates:
-        vectors, real = self.model.interest_vectors(requests)
-        table = self.model.item_vectors()
-        best = vectors.new_full((len(vectors), len(table)), -torch.inf)
-        found = torch.zeros_like(best, dtype=torch.bool)
-        for v, there in zip(vectors.unbind(1), real.unbind(1), strict=True):
-            scores = (v @ table.T).masked_fill(~there[:, None], -torch.inf)
-            if self.exclude_seen:
-                scores = scores.scatter(1, requests.history, -torch.inf)
-            best = torch.maximum(best, scores)
-            found = found.scatter(1, best_items(scores, k)[0], True)
-        pool, scores = best_items(best.masked_fill(~found, -torch.inf), k * vectors.shape[1])
-        order = diversified(scores, self.item_category[pool], self.diversity, k)
-        return Candidates.of_channel(self.name, pool.gather(1, order), scores.gather(1, order))
-
-
-@runtime_checkable
 class CategorySearcher(Protocol):
     """A model of a vector for the whole catalogue and of others for one category each: ULIM."""
 
@@ -160,7 +97,7 @@ class CategorySearcher(Protocol):
         """The whole catalogue's share of the merged list, with quotas."""
         ...
 
-    def searches(self, requests: Requests) -> CategoryInterests:
+    def searches(self, requests: Requests) -> Interests:
         """The vectors of each request, with where each searches."""
         ...
 
@@ -217,29 +154,6 @@ class CategoryRetriever(Retriever):
         lists = InterestLists(short, found.short_scores, found.items, found.scores, found.log_mass, weights[:, 1:])
         merged = merge_interests(lists, k, self.model.merge, self.model.short_share)
         return Candidates.of_channel(self.name, merged.items, -merged.keys.float())
-
-
-def diversified(
-    scores: Float[Tensor, "B N"], categories: Int[Tensor, "B N"], diversity: float, k: int
-) -> Int[Tensor, "B K"]:
-    """The places of k of N items, chosen one by one for the most of sum_i f_i + lambda x (pairs of other categories).
-
-    Cen et al., Algorithm 2: each step takes the item that adds most, f_i + lambda x (items chosen before of another
-    category); of equal ones the first. Scores of -inf are chosen last.
-
-    Args:
-        scores: f, from 1 to N items a row; k is at most N.
-    """
-    others = torch.zeros_like(scores)
-    left = torch.zeros_like(scores)  # -inf once an item is chosen
-    chosen = []
-    for _ in range(k):
-        gain = scores.clamp(min=torch.finfo(scores.dtype).min) + diversity * others + left
-        place = gain.argmax(1, keepdim=True)
-        chosen.append(place)
-        left = left.scatter(1, place, -torch.inf)
-        others += categories != categories.gather(1, place)
-    return torch.cat(chosen, 1) if chosen else categories[:, :0]
 
 
 def usable(name: str, vectors: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:

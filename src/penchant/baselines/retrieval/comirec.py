@@ -2,10 +2,10 @@
 multi-interest framework for recommendation", KDD 2020.
 
 Training compares the target with the interest nearest to it alone (`objective.nearest`). Serving takes an item's best
-interest; the aggregation that trades scores for diversity of categories is `funnel/retrieve.py: InterestRetriever`.
+interest.
 
-Deviates: interests are lengthened by sqrt(D), for with vectors shorter than 1 a softmax over a whole catalogue stays
-flat for long.
+Deviates: no aggregation that trades scores for diversity of categories (lambda = 0, Algorithm 2). Interests are
+lengthened by sqrt(D), for with vectors shorter than 1 a softmax over a whole catalogue stays flat for long.
 """
 
 from __future__ import annotations
