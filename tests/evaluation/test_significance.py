@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
-from penchant.evaluation.significance import Difference, paired_bootstrap, paired_bootstrap_auc, resample_users
+from penchant.evaluation.significance import Difference, paired_bootstrap, resample_users
 
 
 def test_a_resample_draws_as_many_users_as_there_are() -> None:
@@ -69,23 +68,6 @@ def test_verdict_is_the_side_of_zero_the_whole_interval_is_on(low: float, high: 
     assert found.verdict("lower") == lower
 
 
-def test_auc_of_a_resample_is_the_auc_of_its_repeated_rows() -> None:
-    rng = np.random.default_rng(5)
-    users = np.repeat(np.arange(12), rng.integers(1, 9, 12))
-    labels = rng.integers(0, 2, len(users))
-    a, b = (np.round(rng.normal(size=len(users)) + s * labels, 1) for s in (1.0, 0.3))
-    drawn = []
-    for times in np.concatenate(list(resample_users(12, 60, seed=9))).astype(int):
-        rows = np.repeat(np.arange(len(users)), times[users])
-        if len(set(labels[rows].tolist())) == 2:
-            drawn.append(roc_auc_score(labels[rows], a[rows]) - roc_auc_score(labels[rows], b[rows]))
-    found = paired_bootstrap_auc(labels, a, b, users, resamples=60, seed=9)
-    assert found.value == pytest.approx(roc_auc_score(labels, a) - roc_auc_score(labels, b))
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
-
-
-def test_one_class_has_no_auc_and_no_weight_no_mean() -> None:
-    with pytest.raises(ValueError, match="one class"):
-        paired_bootstrap_auc(np.ones(3), np.zeros(3), np.zeros(3), np.arange(3))
+def test_users_without_weight_have_no_mean() -> None:
     with pytest.raises(ValueError, match="weight"):
         paired_bootstrap(np.ones(2), np.ones(2), np.zeros(2))
