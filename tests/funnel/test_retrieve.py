@@ -126,7 +126,7 @@ def test_the_kind_of_channel_follows_from_the_model() -> None:
 
 def test_an_index_of_another_catalogue_is_refused() -> None:
     with pytest.raises(ValueError, match="index of 3"):
-        retriever("x", Vectors(0), index=lambda _: ExactIndex(torch.ones(4, 4)))
+        EmbeddingRetriever("x", Vectors(0), ExactIndex(torch.ones(4, 4)))
 
 
 def test_a_vector_that_is_no_number_finds_nothing_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -165,26 +165,23 @@ def usable(name: str, vectors: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     return vectors
 
 
-def retriever(
-    name: str, model: Any, *, index: Callable[[Tensor], Index] = ExactIndex, exclude_seen: bool = False
-) -> Retriever:
+def retriever(name: str, model: Any, *, exclude_seen: bool = False) -> Retriever:
     """A channel of whatever the model offers: vectors of categories, scores of all items, or one vector.
 
-    Args:
-        index: makes what searches the whole catalogue by a vector, from the items' vectors.
+    Vectors are searched exactly; a channel with another index is made by its class.
 
     Raises:
         ValueError: the model is none of CategorySearcher, CatalogueScorer and Embedder.
     """
     if hasattr(model, "searches"):
         with torch.no_grad():
-            by_category = CategoryIndex(model.item_vectors(), model.item_category, index)
+            by_category = CategoryIndex(model.item_vectors(), model.item_category)
         return CategoryRetriever(name, model, by_category, exclude_seen=exclude_seen)
     if hasattr(model, "score_items"):
         return ScoreRetriever(name, model, exclude_seen=exclude_seen)
     if hasattr(model, "user_vectors"):
         with torch.no_grad():
-            of_items = index(model.item_vectors())
+            of_items = ExactIndex(model.item_vectors())
         return EmbeddingRetriever(name, model, of_items, exclude_seen=exclude_seen)
     raise ValueError(f"channel {name!r}: a {type(model).__name__} has neither score_items nor user_vectors")
 
