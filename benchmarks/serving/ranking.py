@@ -26,6 +26,7 @@ from penchant.data.history import Requests
 from penchant.funnel.features import Features, RankInputs
 from penchant.models import Sizes
 from penchant.papers.dmae.model import DMAE, DMAEConfig
+from penchant.recipes.ranking import fit_inputs
 
 ITEMS, CATEGORIES, FEATURES = 50_000, 500, 12
 WIDTHS = (384, 384)
@@ -51,7 +52,7 @@ def main() -> None:
     models: dict[str, DIN | DMAE] = {"din": DIN(RankerConfig(), sizes)}
     models |= {f"dmae-{p}": _filled(config, p, sizes, content) for p in ("float32", "float16", "int8")}
     for model in models.values():
-        model.fit_inputs(features, inputs[:2])
+        fit_inputs(model, features, inputs[:2])
         model.eval()
     with torch.inference_mode():
         taken, scores = alternating(models, inputs)

@@ -22,6 +22,7 @@ from penchant.funnel.prerank import LightTwoTower
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
 from penchant.models import Sizes, save_model
+from penchant.recipes.ranking import fit_inputs
 from penchant.serve.bundle import Bundle
 from penchant.serve.export import export
 
@@ -60,7 +61,7 @@ def make_run(store: Store, folder: Path, settings: FunnelSettings = SETTINGS) ->
     stages = {"prerank": (LightTwoTower, plain), "rank": (DIN, replace(plain, similarity=similar))}
     for stage, (kind, features) in stages.items():
         model = kind(kind.Config(), replace(sizes, num_features=len(features.names)))
-        model.fit_inputs(features, [features(requests, merged)])
+        fit_inputs(model, features, [features(requests, merged)])
         save_model(model, folder / stage)
         features.save(folder / stage)
     save_settings(settings, folder, split, Fusion(similar, 0.5, ((0.5, 0.9),)))

@@ -22,7 +22,7 @@ from penchant.baselines.ranking.objective import listwise, pointwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.store import Store
 from penchant.errors import ConfigError
-from penchant.funnel.features import Features
+from penchant.funnel.features import Features, RankInputs
 from penchant.funnel.prerank import LightTwoTowerConfig
 from penchant.models import build_model, sizes_of
 from penchant.papers.dmae.objective import DMAEObjective, DMAEObjectiveConfig
@@ -62,10 +62,17 @@ def build_ranker(
     model = build_model(kind, asdict(config), sizes)
     if content:
         model.content.fill(content)
-    model.fit_inputs(features, [batch(step).inputs for step in range(BATCHES)])
+    fit_inputs(model, features, [batch(step).inputs for step in range(BATCHES)])
     if content and not isinstance(config, VectorRankerConfig):
         model.content.hold_pairs()
     return model
+
+
+def fit_inputs(model: Any, features: Features, batches: list[RankInputs]) -> None:
+    """Fill a ranker's buffers: the items' categories; by training batches, the scales of features and similarities."""
+    getattr(model, "body", model).fit_inputs(features, batches)
+    if hasattr(model, "content"):
+        model.content.fit([(inputs.requests.history, inputs.items) for inputs in batches])
 
 
 def _vectors(store: Store, features: Features, name: str) -> tuple[np.ndarray, np.ndarray]:

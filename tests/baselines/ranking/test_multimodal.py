@@ -23,6 +23,7 @@ from penchant.baselines.ranking.simtier import SimTier, SimTierConfig
 from penchant.baselines.ranking.unisrec import UniSRec, UniSRecConfig
 from penchant.funnel.features import Features, RankInputs
 from penchant.models import load_model, save_model
+from penchant.recipes.ranking import fit_inputs
 from tests.baselines.ranking.test_id_based import affine, embedded, network, of, scaled, softmax
 from tests.baselines.ranking.test_rankers import CONFIG, SIZES, tables_of, taken
 from tests.baselines.ranking.test_rankers import some_inputs as random_inputs
@@ -86,7 +87,7 @@ def built(name: str, **changed: Any) -> Ranker:
     given: dict[str, Any] = {**asdict(CONFIG), **settings, "precision": "float32", **changed}
     model = cls(config(**given), SIZES)
     model.content.fill(content()[: len(model.config.modalities)])
-    model.fit_inputs(Features(torch.zeros(21), torch.arange(21) % 5), [some_inputs(seed=7)])
+    fit_inputs(model, Features(torch.zeros(21), torch.arange(21) % 5), [some_inputs(seed=7)])
     return model.eval()
 
 

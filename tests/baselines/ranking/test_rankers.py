@@ -24,6 +24,7 @@ from penchant.data.history import Requests
 from penchant.funnel.features import Features, RankInputs
 from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig
 from penchant.models import Sizes, load_model, save_model
+from penchant.recipes.ranking import fit_inputs
 from penchant.training.impressions import RankBatch
 
 SIZES = Sizes(num_items=20, num_categories=4, num_features=3)
@@ -73,7 +74,7 @@ def made(build: Build) -> Ranker:
     torch.manual_seed(0)
     model = build()
     features = Features(torch.zeros(21), torch.arange(21) % 5)
-    model.fit_inputs(features, [some_inputs(seed=7)])
+    fit_inputs(model, features, [some_inputs(seed=7)])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)

@@ -22,6 +22,7 @@ from penchant.funnel.features import Features, RankInputs
 from penchant.models import Sizes, load_model, save_model
 from penchant.papers.dmae.model import DMAE, DMAEConfig, InterestEncoding, WindowAttention, banded_attention
 from penchant.papers.dmae.objective import DMAEObjective, DMAEObjectiveConfig
+from penchant.recipes.ranking import fit_inputs
 from penchant.training.impressions import RankBatch
 
 SIZES = Sizes(num_items=20, num_categories=4, num_features=3)
@@ -56,7 +57,7 @@ def made(**config: Any) -> DMAE:
     torch.manual_seed(0)
     model = DMAE(DMAEConfig(**SMALL | config), SIZES)
     model.content.fill(content(model.config.content_widths))
-    model.fit_inputs(Features(torch.zeros(21), torch.arange(21) % 5), [some_inputs(seed=7)])
+    fit_inputs(model, Features(torch.zeros(21), torch.arange(21) % 5), [some_inputs(seed=7)])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
@@ -280,7 +281,7 @@ def test_one_batch_can_be_learned_by_heart(listwise: bool, decode: float) -> Non
     torch.manual_seed(0)
     model = DMAE(DMAEConfig(**SMALL), SIZES).eval()  # no dropout
     model.content.fill(content())
-    model.fit_inputs(Features(torch.zeros(21), torch.arange(21) % 5), [some_inputs(seed=7)])
+    fit_inputs(model, Features(torch.zeros(21), torch.arange(21) % 5), [some_inputs(seed=7)])
     objective = DMAEObjective(DMAEObjectiveConfig(decode=decode, slices=2, bins=3), ("text", "image"), 4, listwise)
     batch = labelled(some_inputs())
     optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=0.02)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from penchant.baselines.ranking.parts import RankerBody, RankerConfig
 from penchant.data.history import Requests
 from penchant.errors import ConfigError
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.layers import Dropout
 from penchant.models import Sizes
 
@@ -119,10 +119,6 @@ class BST(nn.Module):
         nn.init.normal_(self.position.weight, std=0.05)
         nn.init.zeros_(self.position.weight[0])
         self.block = SequenceBlock(width, config.heads, config.dropout)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
-        self.body.fit_inputs(features, batches)
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

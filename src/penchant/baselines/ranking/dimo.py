@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from penchant.baselines.ranking.content import ContentProjection, ItemContent, VectorRankerConfig
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
 
@@ -51,11 +51,6 @@ class DIMO(nn.Module):
         self.content = ItemContent(config, sizes.num_items)
         self.project = ContentProjection(config, width, std=0.05)  # as the embeddings
         self.content_unit = ActivationUnit(width, config.attention)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories; by training batches, the scales of features and similarities."""
-        self.body.fit_inputs(features, batches)
-        self.content.fit([(inputs.requests.history, inputs.items) for inputs in batches])
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

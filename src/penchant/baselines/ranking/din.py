@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from penchant.baselines.ranking.parts import RankerBody, RankerConfig
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
 
@@ -55,10 +55,6 @@ class DIN(nn.Module):
         self.config, self.sizes, self.num_items = config, sizes, sizes.num_items
         self.body = RankerBody(config, sizes)
         self.unit = ActivationUnit(config.width + config.category_width, config.attention)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
-        self.body.fit_inputs(features, batches)
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from penchant.baselines.ranking.parts import RankerBody, RankerConfig
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.layers import last_hidden
 from penchant.models import Sizes
 
@@ -30,10 +30,6 @@ class GRU4RecRanker(nn.Module):
         self.body = RankerBody(config, sizes)
         width = config.width + config.category_width
         self.gru = nn.GRU(width, width, batch_first=True)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
-        self.body.fit_inputs(features, batches)
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

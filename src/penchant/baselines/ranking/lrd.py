@@ -12,7 +12,7 @@ from penchant.baselines.ranking.content import ContentProjection, ItemContent, V
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
 from penchant.errors import ConfigError
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
 
@@ -86,10 +86,6 @@ class LRD(nn.Module):
         self.encoder = RelationEncoder(config)
         self.relation = nn.Embedding(config.relations, width)
         nn.init.normal_(self.relation.weight, std=0.05)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
-        self.body.fit_inputs(features, batches)
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from penchant.baselines.ranking.parts import RankerBody, RankerConfig
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
 
@@ -25,10 +25,6 @@ class MeanPooling(nn.Module):
         super().__init__()
         self.config, self.sizes, self.num_items = config, sizes, sizes.num_items
         self.body = RankerBody(config, sizes)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
-        self.body.fit_inputs(features, batches)
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

@@ -19,7 +19,7 @@ from penchant.baselines.ranking.content import (
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
 from penchant.errors import ConfigError
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
 
@@ -65,11 +65,6 @@ class SimTier(nn.Module):
         self.body = RankerBody(config, sizes, further=len(config.modalities) * config.slices * config.tiers)
         self.unit = ActivationUnit(config.width + config.category_width, config.attention)
         self.content = ItemContent(config, sizes.num_items)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories; by training batches, the scales of features and similarities."""
-        self.body.fit_inputs(features, batches)
-        self.content.fit([(inputs.requests.history, inputs.items) for inputs in batches])
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

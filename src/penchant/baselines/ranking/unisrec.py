@@ -13,7 +13,7 @@ from penchant.baselines.ranking.content import ItemContent, VectorRankerConfig
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
 from penchant.errors import ConfigError
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
 
@@ -79,10 +79,6 @@ class UniSRec(nn.Module):
         self.unit = ActivationUnit(width, config.attention)
         self.content = ItemContent(config, sizes.num_items)
         self.adaptors = nn.ModuleList(MixtureAdaptor(given, width, config.experts) for given in config.content_widths)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories, and the features' mean and std over some training batches."""
-        self.body.fit_inputs(features, batches)
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""

@@ -20,7 +20,7 @@ from penchant.baselines.ranking.content import ContentRankerConfig, ItemContent,
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
 from penchant.errors import ConfigError
-from penchant.funnel.features import Features, RankInputs
+from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
 
@@ -226,11 +226,6 @@ class DMAE(nn.Module):
             WindowAttention(d, config.window, config.residual) for _ in range(modalities if config.fusion else 0)
         )
         self.crosses = nn.ModuleList(CrossFusion(asked, d) for _ in self.windows)
-
-    def fit_inputs(self, features: Features, batches: list[RankInputs]) -> None:
-        """Fill the buffers: the items' categories; by training batches, the scales of features and similarities."""
-        self.body.fit_inputs(features, batches)
-        self.content.fit([(inputs.requests.history, inputs.items) for inputs in batches])
 
     def forward(self, inputs: RankInputs) -> Float[Tensor, "B K"]:
         """Logits; what an empty slot gets means nothing."""
