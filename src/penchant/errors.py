@@ -6,6 +6,7 @@ Anything else that escapes Penchant is a bug in Penchant.
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class PenchantError(Exception):
@@ -69,3 +70,14 @@ class ConfigError(PenchantError):
 
 class ModelUnavailableError(PenchantError):
     """A pretrained model that is neither here nor to be had; the message names the packaged one."""
+
+
+def at_least(least: int, config: Any, *names: str) -> None:
+    """Refuse a config of which one of these fields is below.
+
+    Raises:
+        ConfigError: which field, and what it may be.
+    """
+    for name in names:
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name} is {getattr(config, name)}", fix=f"Set {name} to {least} or more.")

@@ -13,21 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 
 SPARSE_FROM_ITEMS = 100_000
 """Catalogues of this size or more get sparse gradients and a row-wise optimizer: a dense one touches every row."""
-
-
-def at_least(least: int, config: Any, *names: str) -> None:
-    """Refuse a config of which one of these fields is below.
-
-    Raises:
-        ConfigError: which field, and what it may be.
-    """
-    for name in names:
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name} is {getattr(config, name)}", fix=f"Set {name} to {least} or more.")
 
 
 def check_sizes(config: Any, *names: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from penchant.data.history import gather_ragged
 from penchant.data.split import Split
 from penchant.data.store import Store
-from penchant.errors import ConfigError, StoreError
+from penchant.errors import ConfigError, StoreError, at_least
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,8 @@ class SequenceDataConfig:
     def __post_init__(self) -> None:
         if not 0 < self.users_share <= 1:
             raise ConfigError(f"users_share is {self.users_share}", fix="Set users_share above 0, at most 1.")
-        if self.shown < 0:
-            raise ConfigError(f"shown is {self.shown}", fix="Set shown to 0 or more.")
-        for name in ("max_len", "batch_targets"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(0, self, "shown")
+        at_least(1, self, "max_len", "batch_targets")
 
 
 def check_lengths(data: int, model: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from penchant.data.history import HistoryParts, Requests, gather_ragged, requests_before_events
 from penchant.data.split import Split
 from penchant.data.store import Store
-from penchant.errors import ConfigError, StoreError
+from penchant.errors import ConfigError, StoreError, at_least
 
 
 class CategoryOrder:
@@ -116,9 +116,8 @@ class CategoryDataConfig:
     """Of each user only so many targets, the newest of the window; 0 = all."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("negatives", 0), ("newest", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to {least} or more.")
+        at_least(1, self, "batch")
+        at_least(0, self, "negatives", "newest")
         if not 0 <= self.power < math.inf:
             raise ConfigError(f"power is {self.power}", fix="Set power to 0 or more.")
 
@@ -233,9 +232,8 @@ class TargetDataConfig:
     """Of each user only so many targets, the newest of the window; 0 = all."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("newest", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to {least} or more.")
+        at_least(1, self, "batch")
+        at_least(0, self, "newest")
 
 
 class TargetBatches:

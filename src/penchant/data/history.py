@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from penchant.data.store import Store
-from penchant.errors import ConfigError
+from penchant.errors import at_least
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ class HistoryParts:
     """Actions of one category read of the earlier part, the latest ones."""
 
     def __post_init__(self) -> None:
-        for name in ("max_len", "short_len", "max_subsequence"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "max_len", "short_len", "max_subsequence")
 
     def earlier(self, lengths: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
         """Places start:stop of the earlier part in histories of so many actions, 0 = the oldest action there is."""

@@ -17,7 +17,7 @@ from penchant.data.batch import users_to_learn_from
 from penchant.data.history import gather_ragged
 from penchant.data.split import Split
 from penchant.data.store import Store
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ class PrefixDataConfig:
     users alike, as Covington et al. do, and keeps the cost of long histories down."""
 
     def __post_init__(self) -> None:
-        for name in ("max_len", "batch_targets"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "max_len", "batch_targets")
         if self.targets_per_user < 0:
             what = f"targets_per_user is {self.targets_per_user}"
             raise ConfigError(what, fix="Set targets_per_user to 0 (all) or more.")

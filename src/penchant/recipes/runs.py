@@ -47,7 +47,7 @@ from penchant.data.output import alone
 from penchant.data.prefix_batch import PrefixBatches, PrefixDataConfig
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
-from penchant.errors import ConfigError, RunError
+from penchant.errors import ConfigError, RunError, at_least
 from penchant.evaluation.diagnostics.vectors import item_spread, with_items
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.ranking import evaluate_ranking
@@ -56,7 +56,6 @@ from penchant.funnel.features import Features
 from penchant.funnel.fields import Fields
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
-from penchant.layers import at_least
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
 from penchant.papers.karma.generated import GeneratedKarma
 from penchant.recipes.karma.generated import GeneratedRun, train_generated

@@ -439,8 +439,8 @@ def test_pictures_of_no_item_are_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"width": 0}, r"width is 0, blocks 3\. Set both to 1"),
-        ({"blocks": 0}, r"width is 256, blocks 0\. Set both to 1"),
+        ({"width": 0}, r"width is 0\. Set width to 1"),
+        ({"blocks": 0}, r"blocks is 0\. Set blocks to 1"),
         ({"steps": 0}, r"steps is 0\. Set steps to 1 to 1000"),
         ({"steps": 1001}, r"steps is 1001\. Set steps to 1 to 1000"),
     ],

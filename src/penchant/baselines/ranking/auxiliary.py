@@ -17,7 +17,7 @@ from penchant.baselines.ranking.dimo import DIMO, View
 from penchant.baselines.ranking.lrd import LRD
 from penchant.baselines.ranking.objective import listwise_loss, pointwise_loss
 from penchant.baselines.ranking.unisrec import UniSRec
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.training.impressions import RankBatch
 
 
@@ -78,8 +78,7 @@ class LRDObjectiveConfig:
     def __post_init__(self) -> None:
         _check_weights(self, "reconstruct", "entropy")
         _check_temperature(self.temperature)
-        if self.pairs < 1:
-            raise ConfigError(f"pairs is {self.pairs}", fix="Set pairs to 1 or more.")
+        at_least(1, self, "pairs")
 
 
 class LRDObjective(nn.Module):

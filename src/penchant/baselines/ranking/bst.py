@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from penchant.baselines.ranking.parts import RankerBody, RankerConfig
 from penchant.data.history import Requests
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.funnel.features import RankInputs
 from penchant.layers import Dropout
 from penchant.models import Sizes
@@ -27,9 +27,7 @@ class BSTConfig(RankerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("heads", "positions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "heads", "positions")
         if (width := self.width + self.category_width) % self.heads:
             what = f"width + category_width is {width}, not a multiple of heads {self.heads}"
             raise ConfigError(what, fix="Set heads to a divisor of it.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from penchant.baselines.ranking.content import ContentProjection, ItemContent, VectorRankerConfig
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
-from penchant.errors import ConfigError
+from penchant.errors import at_least
 from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
@@ -29,9 +29,7 @@ class LRDConfig(VectorRankerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("relations", "relation_hidden"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "relations", "relation_hidden")
 
 
 class RelationEncoder(nn.Module):

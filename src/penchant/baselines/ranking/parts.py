@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.funnel.features import Features, FeatureScale, RankInputs
 from penchant.layers import MLP, SPARSE_FROM_ITEMS, Dropout
 from penchant.models import Sizes
@@ -36,9 +36,7 @@ class RankerConfig:
     """On the candidate's embedding and on what the history is pooled to, against learning the items by heart."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "category_width", "field_width", "hidden", "hidden_second", "attention"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "width", "category_width", "field_width", "hidden", "hidden_second", "attention")
         for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 0 or more, and below 1.")

@@ -18,7 +18,7 @@ from penchant.baselines.ranking.content import (
 )
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
-from penchant.errors import ConfigError
+from penchant.errors import at_least
 from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
@@ -37,9 +37,7 @@ class SimTierConfig(ContentRankerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tiers", "slices"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "tiers", "slices")
 
 
 class SimTier(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from penchant.baselines.ranking.content import ItemContent, VectorRankerConfig
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
-from penchant.errors import ConfigError
+from penchant.errors import at_least
 from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
@@ -28,8 +28,7 @@ class UniSRecConfig(VectorRankerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.experts < 1:
-            raise ConfigError(f"experts is {self.experts}", fix="Set experts to 1 or more.")
+        at_least(1, self, "experts")
 
 
 class MixtureAdaptor(nn.Module):

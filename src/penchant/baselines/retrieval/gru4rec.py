@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import Requests
-from penchant.errors import ConfigError
-from penchant.layers import Dropout, item_embedding, last_hidden
+from penchant.layers import Dropout, check_sizes, item_embedding, last_hidden
 from penchant.models import Sizes
 
 
@@ -33,11 +32,7 @@ class GRU4RecConfig:
     """Actions read, the latest ones."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "state", "layers", "max_len"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}", fix="Set dropout to 0 or more, and below 1.")
+        check_sizes(self, "width", "state", "layers", "max_len")
 
 
 class GRU4Rec(nn.Module):

@@ -16,8 +16,7 @@ from torch import Tensor
 from penchant.data.batch import SequenceBatch
 from penchant.data.prefix_batch import PrefixBatch
 from penchant.data.sampling import NegativeSampler
-from penchant.errors import ConfigError
-from penchant.layers import at_least
+from penchant.errors import ConfigError, at_least
 from penchant.losses import full_softmax, sampled_softmax
 
 

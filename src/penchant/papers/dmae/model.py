@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from penchant.baselines.ranking.content import ContentRankerConfig, ItemContent, Similarities, actions_since
 from penchant.baselines.ranking.din import ActivationUnit
 from penchant.baselines.ranking.parts import RankerBody
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.funnel.features import RankInputs
 from penchant.models import Sizes
 
@@ -51,9 +51,8 @@ class DMAEConfig(ContentRankerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("interest", 2), ("buckets", 2), ("window", 1), ("max_len", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to {least} or more.")
+        at_least(2, self, "interest", "buckets")
+        at_least(1, self, "window", "max_len")
         if self.interest % 2:
             raise ConfigError(f"interest is {self.interest}", fix="Set interest to an even number: sine and cosine.")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from penchant.baselines.ranking.content import interest_distribution
 from penchant.baselines.ranking.objective import listwise_loss, pointwise_loss
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.layers import MLP
 from penchant.papers.dmae.model import DMAE, Interests, masked_mean
 from penchant.training.impressions import RankBatch
@@ -51,9 +51,7 @@ class DMAEObjectiveConfig:
             raise ConfigError(f"decode is {self.decode}", fix="Set decode to 0 or more.")
         if not 0 <= self.masked < 1:
             raise ConfigError(f"masked is {self.masked}", fix="Set masked to 0 or more, and below 1.")
-        for name in ("slices", "bins", "hidden"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "slices", "bins", "hidden")
 
 
 class DMAEObjective(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from penchant.data.batch import SequenceBatch
 from penchant.data.history import Requests
-from penchant.errors import ConfigError
+from penchant.errors import at_least
 from penchant.layers import noise_of_users
 from penchant.models import Sizes
 from penchant.papers.karma.generators import Generator, GeneratorConfig
@@ -35,8 +35,7 @@ class GeneratedConfig(KarmaConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1:
-            raise ConfigError(f"samples is {self.samples}", fix="Set samples to 1 or more.")
+        at_least(1, self, "samples")
 
     def of_head(self) -> GeneratorConfig:
         """The head's own."""

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from penchant.data.store import ContentVectors
-from penchant.errors import ConfigError, StoreError
+from penchant.errors import ConfigError, StoreError, at_least
 from penchant.papers.karma.denoiser import Denoiser
 
 LEVELS = 1000
@@ -38,8 +38,7 @@ class GeneratorConfig:
     """Steps of a sample. A step asks the denoiser once (ddpm) or twice (flow, edm)."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.blocks) < 1:
-            raise ConfigError(f"width is {self.width}, blocks {self.blocks}", fix="Set both to 1 or more.")
+        at_least(1, self, "width", "blocks")
         if not 1 <= self.steps <= LEVELS:
             raise ConfigError(f"steps is {self.steps}", fix=f"Set steps to 1 to {LEVELS}.")
 

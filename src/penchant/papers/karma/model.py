@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import Requests
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.layers import last_hidden
 from penchant.models import Sizes
 from penchant.papers.karma.items import ItemEncoder
@@ -76,9 +76,7 @@ class KarmaConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.width <= WIDEST:
             raise ConfigError(f"width is {self.width}", fix=f"Set width to 1 to {WIDEST}.")
-        for name in ("max_len", "item_top", "item_words", "rank"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "max_len", "item_top", "item_words", "rank")
         for name in ("layers", "item_layers"):
             number = getattr(self, name)
             if number is not None and number < 1:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from penchant.baselines.retrieval.interests import best_products
 from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
 from penchant.data.history import Requests
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.layers import MLP, Draw, noise_of_users
 from penchant.models import Sizes
 from penchant.papers.t2diff.diffusion import Diffusion, NoiseConfig, StepEmbedding
@@ -62,9 +62,7 @@ class CausalT2DiffConfig(SASRecConfig, NoiseConfig):
     def __post_init__(self) -> None:
         SASRecConfig.__post_init__(self)
         NoiseConfig.__post_init__(self)
-        for name in ("ddim_steps", "samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 1 or more.")
+        at_least(1, self, "ddim_steps", "samples")
         if self.ddim_steps > self.steps:
             raise ConfigError(f"ddim_steps is {self.ddim_steps}", fix=f"Set ddim_steps to {self.steps} or less.")
         if not 0 <= self.guidance < float("inf"):

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import Requests
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.layers import MLP, Draw, Dropout, check_sizes, item_embedding, noise_of_users
 from penchant.models import Sizes
 from penchant.papers.t2diff.diffusion import Diffusion, DiffusionConfig, UNet
@@ -76,8 +76,7 @@ class T2DiffConfig(DiffusionConfig):
         check_sizes(self, *sizes)
         if self.ddim_steps > self.steps:
             raise ConfigError(f"ddim_steps is {self.ddim_steps}", fix=f"Set ddim_steps to {self.steps} or less.")
-        if self.gap_minutes < 0:
-            raise ConfigError(f"gap_minutes is {self.gap_minutes}", fix="Set gap_minutes to 0 or more.")
+        at_least(0, self, "gap_minutes")
 
 
 @dataclass(frozen=True)

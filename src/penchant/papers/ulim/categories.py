@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import HistoryParts, Requests
-from penchant.layers import MLP, at_least, check_sizes
+from penchant.errors import at_least
+from penchant.layers import MLP, check_sizes
 from penchant.models import Sizes
 from penchant.papers.ulim.sequences import GAPS, Actions, PooledSelfAttention, gap_buckets, looked_up
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from penchant.data.history import Requests
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.funnel.interests import InterestLists, Interests, Merge, merge_interests
 from penchant.index.exact import best_items
 from penchant.layers import MLP, Dropout, item_embedding
@@ -63,8 +63,7 @@ class ULIMConfig(PGINConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_searched < 1:
-            raise ConfigError(f"num_searched is {self.num_searched}", fix="Set num_searched to 1 or more.")
+        at_least(1, self, "num_searched")
         if not 0 <= self.short_share <= 1:
             raise ConfigError(f"short_share is {self.short_share}", fix="Set short_share to 0 to 1.")
         if not 1 / MAX_SCALE <= self.temperature < math.inf:

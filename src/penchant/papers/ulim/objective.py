@@ -15,7 +15,7 @@ from torch import Tensor
 
 from penchant.data.category_batch import CategoryBatch, TargetBatch
 from penchant.data.sampling import NegativeSampler
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.losses import sampled_softmax
 from penchant.papers.ulim.categories import PGIN, Prediction
 from penchant.papers.ulim.model import ULIM
@@ -48,8 +48,7 @@ class ULIMObjectiveConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"Set {name} to 0 or more.")
         if not self.alpha and not self.beta:
             raise ConfigError("alpha and beta are 0, so nothing is learned", fix="Set one of them above 0.")
-        if self.corpus_negatives < 1:
-            raise ConfigError(f"corpus_negatives is {self.corpus_negatives}", fix="Set corpus_negatives to 1 or more.")
+        at_least(1, self, "corpus_negatives")
 
 
 class ULIMObjective:

@@ -29,7 +29,7 @@ from penchant.data.history import Requests, requests_before_events, requests_bef
 from penchant.data.output import alone, into_place
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
-from penchant.errors import ConfigError, RunError, StoreError
+from penchant.errors import ConfigError, RunError, StoreError, at_least
 from penchant.evaluation.funnel.audit import FunnelAudit
 from penchant.evaluation.funnel.page import item_titles, write_page
 from penchant.evaluation.funnel.report import FunnelReport, Provenance
@@ -43,7 +43,6 @@ from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import Similarity, similarities
 from penchant.funnel.stages import Candidates, Retriever, Scorer
-from penchant.layers import at_least
 from penchant.models import load_model
 from penchant.papers.dmae.model import DMAEConfig
 from penchant.papers.dmae.objective import DMAEObjectiveConfig

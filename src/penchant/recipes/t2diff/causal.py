@@ -15,7 +15,7 @@ from tyro.conf import Fixed
 from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengths
 from penchant.data.split import Split
 from penchant.data.store import Store
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, at_least
 from penchant.models import Sizes, build_model
 from penchant.papers.t2diff.auxiliary import CausalT2DiffObjective, CausalT2DiffObjectiveConfig
 from penchant.papers.t2diff.causal import CausalT2DiffConfig
@@ -38,8 +38,7 @@ class CausalT2DiffRun:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=12, optim=OptimConfig(lr=2e-3)))
 
     def __post_init__(self) -> None:
-        if self.content_dims < 1:
-            raise ConfigError(f"content_dims is {self.content_dims}", fix="Set content_dims to 1 or more.")
+        at_least(1, self, "content_dims")
 
 
 def t2diff_causal() -> CausalT2DiffRun:
