@@ -117,17 +117,17 @@ class Unclicked:
         return out.reshape(*events.shape, self.most)
 
 
-def users_to_learn_from(store: Store, split: Split, window: str) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [N] twice: where the events in `window` of each user who has two or more of them start and stop.
+def users_to_learn_from(store: Store, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [N] twice: where the train events of each user who has two or more of them start and stop.
 
     Raises:
         StoreError: there is no such user.
     """
-    starts, stops = split.starts(window), split.stops(window)
+    starts, stops = split.starts("train"), split.stops("train")
     long_enough = stops - starts >= 2
     if not long_enough.any():
         raise StoreError(
-            f"no user has two events in window {window!r} of split {split.name!r}, so nothing can be learned",
+            f"no user has two events in window 'train' of split {split.name!r}, so nothing can be learned",
             where=store.path,
             fix="Choose another split, or prepare the Store from more logs.",
         )
@@ -144,11 +144,9 @@ class SequenceBatches:
         StoreError: no user has two events in the window.
     """
 
-    def __init__(
-        self, store: Store, split: Split, config: SequenceDataConfig, seed: int, window: str = "train"
-    ) -> None:
+    def __init__(self, store: Store, split: Split, config: SequenceDataConfig, seed: int) -> None:
         self.store, self.config, self.seed = store, config, seed
-        self.starts, self.stops = users_to_learn_from(store, split, window)
+        self.starts, self.stops = users_to_learn_from(store, split)
         if config.users_share < 1:
             kept = max(1, round(config.users_share * len(self.starts)))
             some = np.sort(np.random.default_rng(0).permutation(len(self.starts))[:kept])

@@ -245,15 +245,13 @@ class TargetBatches:
         StoreError: no event of the window has a category and an action before it.
     """
 
-    def __init__(
-        self, store: Store, split: Split, config: TargetDataConfig, max_len: int, seed: int, window: str = "train"
-    ) -> None:
+    def __init__(self, store: Store, split: Split, config: TargetDataConfig, max_len: int, seed: int) -> None:
         self.store, self.config, self.max_len, self.seed = store, config, max_len, seed
-        targets = targets_after_history(store, split, window, config.newest)
+        targets = targets_after_history(store, split, "train", config.newest)
         self.targets = targets[store.item_category[store.event_item[targets]] > 0]
         if not len(self.targets):
             raise StoreError(
-                f"no event in window {window!r} of split {split.name!r} has a category and an action before it",
+                f"no event in window 'train' of split {split.name!r} has a category and an action before it",
                 where=store.path,
                 fix="ULIM needs items with categories: prepare the Store with them.",
             )

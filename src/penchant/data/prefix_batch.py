@@ -72,7 +72,7 @@ class PrefixBatches:
 
     def __init__(self, store: Store, split: Split, config: PrefixDataConfig, seed: int) -> None:
         self.store, self.config, self.seed = store, config, seed
-        self.starts, self.stops = users_to_learn_from(store, split, "train")
+        self.starts, self.stops = users_to_learn_from(store, split)
         known = self.stops - self.starts - 1
         self._taken = np.minimum(known, config.targets_per_user) if config.targets_per_user else known
         self.num_targets = int(self._taken.sum())

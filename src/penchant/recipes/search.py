@@ -106,7 +106,6 @@ def judge_search(
     runs: Mapping[str, LoadedRun] | None = None,
     *,
     targets: int | None = None,
-    seed: int = 0,
     memory_mb: float = 256,
     device: str = "auto",
 ) -> SearchVerdict:
@@ -118,7 +117,7 @@ def judge_search(
 
     Args:
         runs: finished retrieval runs of this Store and split, by name.
-        targets: a random subsample of so many targets, drawn with `seed`.
+        targets: a random subsample of so many targets, always the same.
 
     Raises:
         StoreError: no target came from a query.
@@ -126,7 +125,7 @@ def judge_search(
     """
     for name, run in (runs or {}).items():
         _check(name, run, store, split)
-    of = search_targets(store, split, window, targets=targets, seed=seed)
+    of = search_targets(store, split, window, targets=targets)
     truth = BazaarTruth(of) if store.manifest.get("source") == "bazaar" else None
     results: dict[str, SearchResult] = {}
     seconds: dict[str, float] = {}

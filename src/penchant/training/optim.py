@@ -46,14 +46,18 @@ class OptimConfig:
                 raise ConfigError(f"optim.{name} is {getattr(self, name)}", fix=f"Set {name} to {needed}.")
 
 
+EPS = 1e-8
+"""Keeps a row's first step finite."""
+
+
 class RowwiseAdagrad(torch.optim.Optimizer):
     """Adagrad with one accumulator a row, touching only the rows that a sparse gradient names.
 
     a_r += mean_d g_rd^2;  w_r -= lr * g_r / (sqrt(a_r) + eps)
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) -> None:
-        super().__init__(params, {"lr": lr, "eps": eps})
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p]["sum"] = torch.zeros(len(p), device=p.device)
@@ -68,7 +72,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                 rows, values = grad.indices()[0], grad.values()
                 total: Tensor = self.state[p]["sum"]
                 total[rows] += values.pow(2).mean(1)
-                p.index_add_(0, rows, values / (total[rows].sqrt() + group["eps"])[:, None], alpha=-group["lr"])
+                p.index_add_(0, rows, values / (total[rows].sqrt() + EPS)[:, None], alpha=-group["lr"])
 
 
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:

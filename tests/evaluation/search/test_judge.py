@@ -63,7 +63,7 @@ def test_ranks_are_those_of_a_loop(searched: Store, targets: SearchTargets, judg
         assert judged.outside[t] == (item not in matching)
         best = sorted(every, key=lambda i: (-every[i], i))[:10]
         assert judged.lists[t].tolist() == best
-    assert judged.ks == (5, 10, 20, 50, 100)
+    assert all(f"HR@{k}" in judged.values for k in (5, 10, 20, 50, 100))
 
 
 def test_the_whole_catalogue_is_ranked_as_everywhere(searched: Store, targets: SearchTargets) -> None:
@@ -140,11 +140,11 @@ def test_users_values_are_written_and_compared_in_pairs(
     assert gain.low < gain.value < gain.high
 
 
-def test_a_subsample_is_drawn_by_its_seed(searched: Store) -> None:
+def test_a_subsample_is_drawn_at_random_and_always_the_same(searched: Store) -> None:
     split = load_split(searched, "temporal-successive")
-    one, same, other = (search_targets(searched, split, "valid", targets=20, seed=seed) for seed in (1, 1, 2))
+    one, same = (search_targets(searched, split, "valid", targets=20) for _ in range(2))
     assert len(one.events) == 20
-    assert one.events.tolist() == same.events.tolist() != other.events.tolist()
+    assert one.events.tolist() == same.events.tolist() != search_targets(searched, split, "valid").events[:20].tolist()
     assert "A random 20 of" in one.notes[0]
     assert one.notes[0] in evaluate_search(Lexical(one.matcher), one).notes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -45,6 +46,12 @@ def awake(generator: Generator) -> Generator:
 def rows(count: int, *widths: int, seed: int = 1) -> list[Tensor]:
     draw = torch.Generator().manual_seed(seed)
     return [torch.randn(count, width, generator=draw) for width in widths]
+
+
+def seeded(seed: int, *shape: int) -> Callable[[], Tensor]:
+    """Normal noise from a generator of its own."""
+    draw = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(shape, generator=draw)
 
 
 def printed_alpha_bar(level: np.ndarray | float) -> np.ndarray:
@@ -178,9 +185,8 @@ def test_times_are_drawn_as_each_paper_says() -> None:
 @pytest.mark.parametrize(("kind", "steps"), [("flow", 16), ("ddpm", 500), ("edm", 100)])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.5), (-1.5, 0.2)])
 def test_with_the_best_denoiser_the_samples_are_the_data(kind: str, steps: int, mean: float, std: float) -> None:
-    count = 5000
-    draw = torch.Generator().manual_seed(0)
-    samples = ideal(kind, mean=mean, std=std, steps=steps).sample(torch.zeros(count, 3), generator=draw).double()
+    generator = ideal(kind, mean=mean, std=std, steps=steps)
+    samples = generator.sample(torch.zeros(5000, 3), noise=seeded(0, 5000, 4)).double()
     # EDM begins at N(0, 80^2) instead of N(mean, 80^2 + std^2): std / 80 of the mean is not made up.
     expected = mean * (1 - std / 80) if kind == "edm" else mean
     error = std / math.sqrt(samples.numel())
@@ -190,9 +196,8 @@ def test_with_the_best_denoiser_the_samples_are_the_data(kind: str, steps: int, 
 
 @pytest.mark.parametrize(("kind", "least", "most"), [("flow", 0.99, 1.01), ("ddpm", 0.99, 1.05), ("edm", 0.99, 1.04)])
 def test_the_default_steps_are_nearly_enough(kind: str, least: float, most: float) -> None:
-    draw = torch.Generator().manual_seed(0)
-    steps = GeneratorConfig().steps
-    samples = ideal(kind, mean=0.7, std=0.5, steps=steps).sample(torch.zeros(5000, 3), generator=draw)
+    generator = ideal(kind, mean=0.7, std=0.5, steps=GeneratorConfig().steps)
+    samples = generator.sample(torch.zeros(5000, 3), noise=seeded(0, 5000, 4))
     assert least < float(samples.std()) / 0.5 < most
 
 
@@ -205,9 +210,9 @@ def test_one_step_is_the_estimate_at_full_noise(kind: str) -> None:
 @every_kind
 def test_more_samples_come_nearer_to_the_mean(kind: str) -> None:
     generator = ideal(kind, mean=0.7, std=0.5, steps=16)
-    draw = torch.Generator().manual_seed(0)
+    noise = seeded(0, 1000, 4)
     far = [
-        float((generator.sample(torch.zeros(1000, 3), count=count, generator=draw) - 0.7).square().mean().sqrt())
+        float((generator.sample(torch.zeros(1000, 3), count=count, noise=noise) - 0.7).square().mean().sqrt())
         for count in (1, 4, 16)
     ]
     assert far == pytest.approx([0.5, 0.25, 0.125], rel=0.1)
@@ -216,21 +221,19 @@ def test_more_samples_come_nearer_to_the_mean(kind: str) -> None:
 @every_kind
 def test_a_mean_of_samples_is_the_mean_of_samples(kind: str) -> None:
     generator, (condition,) = awake(tiny(kind)), rows(3, 3)
-    draw = torch.Generator().manual_seed(5)
-    each = [generator.sample(condition, generator=draw) for _ in range(3)]
-    again = torch.Generator().manual_seed(5)
-    torch.testing.assert_close(generator.sample(condition, count=3, generator=again), torch.stack(each).mean(0))
+    noise = seeded(5, 3, 5)
+    each = [generator.sample(condition, noise=noise) for _ in range(3)]
+    again = generator.sample(condition, count=3, noise=seeded(5, 3, 5))
+    torch.testing.assert_close(again, torch.stack(each).mean(0))
     with pytest.raises(ValueError, match="count is 0"):
         generator.sample(condition, count=0)
 
 
 @every_kind
-def test_samples_depend_on_the_generator_alone(kind: str) -> None:
+def test_samples_depend_on_the_noise_alone(kind: str) -> None:
     generator, (condition,) = awake(tiny(kind)), rows(4, 3)
     state = torch.get_rng_state()
-    first, same, other = (
-        generator.sample(condition, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
-    )
+    first, same, other = (generator.sample(condition, noise=seeded(seed, 4, 5)) for seed in (5, 5, 6))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, same)
     assert not torch.isclose(first, other).any()
@@ -250,7 +253,7 @@ def test_a_trained_head_tells_two_conditions_apart(kind: str) -> None:
         optimizer.zero_grad()
         generator.loss(center + 0.3 * torch.randn(256, 2), condition).backward()
         optimizer.step()
-    samples = generator.sample(condition, generator=torch.Generator().manual_seed(0))
+    samples = generator.sample(condition, noise=seeded(0, 256, 2))
     for which in (0, 1):
         mine = samples[side == which]
         torch.testing.assert_close(mine.mean(0), center[which], atol=0.3, rtol=0)

@@ -16,6 +16,8 @@ from PIL import Image
 from penchant.evaluation import charts
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 58, 14, 28, 44
+MAP, CELL = 176, 15
+"""Sides of a drawn attention map, and of a head's square in a grid of them."""
 POINTS = 200
 """Most points of a line: more would not be seen."""
 INK = (44, 108, 179)
@@ -63,7 +65,7 @@ def log_curves(curves: Sequence[Curve], title: str, below: str, beside: str, *, 
     return charts.svg(WIDTH, HEIGHT, title, "curve", out)
 
 
-def attention_map(weights: Float[np.ndarray, "L K"], title: str, size: int = 176) -> Markup:
+def attention_map(weights: Float[np.ndarray, "L K"], title: str) -> Markup:
     """Queries from the top, keys from the left; the darker, the more weight.
 
     Opacity is the square root of the weight: most weights are small, and would not be seen.
@@ -71,15 +73,15 @@ def attention_map(weights: Float[np.ndarray, "L K"], title: str, size: int = 176
     pixels = np.zeros((*weights.shape, 4), dtype=np.uint8)
     pixels[..., :3] = INK
     pixels[..., 3] = np.rint(255 * np.sqrt(np.clip(weights, 0, 1)))
-    return _picture(pixels, title, size, size)
+    return _picture(pixels, title, MAP, MAP)
 
 
-def head_grid(values: Float[np.ndarray, "L H"], title: str, cell: int = 15) -> Markup:
+def head_grid(values: Float[np.ndarray, "L H"], title: str) -> Markup:
     """A number from 0 to 1 of each layer (from the top) and head (from the left), the darker the nearer to one."""
     pixels = np.zeros((*values.shape, 4), dtype=np.uint8)
     pixels[..., :3] = INK
     pixels[..., 3] = np.rint(255 * np.clip(values, 0, 1))
-    return _picture(pixels, title, cell * values.shape[1], cell * values.shape[0])
+    return _picture(pixels, title, CELL * values.shape[1], CELL * values.shape[0])
 
 
 def _picture(pixels: np.ndarray, title: str, width: int, height: int) -> Markup:

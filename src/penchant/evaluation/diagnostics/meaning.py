@@ -75,13 +75,11 @@ def js_at(
     return overlap.mean(1), (overlap * ~hit).sum(1) / others
 
 
-def shown_gauc(
-    model: Any, store: Store, split: Split, window: str, *, max_len: int, requests: int, seed: int = 0
-) -> GroupAUC:
+def shown_gauc(model: Any, store: Store, split: Split, window: str, *, max_len: int, requests: int) -> GroupAUC:
     """GAUC by request of a model of vectors on what was shown: h . e_i, clicked or not (KARMA's gAUC).
 
     Args:
-        requests: at most so many of the window's requests with both, drawn with `seed`.
+        requests: at most so many of the window's requests with both, drawn at random, always the same.
     """
     shown = split.requests(store, window)
     first, stop = store.request_indptr[shown - 1], store.request_indptr[shown]
@@ -89,7 +87,7 @@ def shown_gauc(
     clicked = clicks[stop] - clicks[first]
     both = np.flatnonzero((clicked > 0) & (clicked < stop - first))
     if len(both) > requests:
-        both = np.sort(np.random.default_rng(seed).choice(both, requests, replace=False))
+        both = np.sort(np.random.default_rng(0).choice(both, requests, replace=False))
     shown, first, stop = shown[both], first[both], stop[both]
     if not len(shown):
         return gauc(np.zeros(0), np.zeros(0), shown)

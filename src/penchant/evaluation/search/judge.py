@@ -6,7 +6,6 @@ the system finds the item, the second how well it orders what the words found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +26,8 @@ from penchant.funnel.rank import judging
 from penchant.funnel.stages import CatalogueScorer, Embedder
 from penchant.index.exact import best_items
 
+KS = (5, 10, 20, 50, 100)
+"""Lengths of lists that are judged."""
 SHOWN = 10
 """Places of a list whose relevance is judged."""
 
@@ -45,7 +46,6 @@ class SearchResult:
         notes: what a reader of the numbers must know, one line each.
     """
 
-    ks: tuple[int, ...]
     events: Int[np.ndarray, " T"]
     users: Int[np.ndarray, " T"]
     items: Int[np.ndarray, " T"]
@@ -71,7 +71,7 @@ class SearchResult:
             f"{name}@{k}{label}": of(ranks, k)
             for label, ranks in (("", self.ranks), (" matches", self.match_ranks))
             for name, of in (("HR", hr_at), ("NDCG", ndcg_at), ("MRR", mrr_at))
-            for k in self.ks
+            for k in KS
         }
         if self.relevance is not None:
             shown = self.lists > 0
@@ -109,7 +109,6 @@ def evaluate_search(
     model: CatalogueScorer | Embedder,
     targets: SearchTargets,
     *,
-    ks: Sequence[int] = (5, 10, 20, 50, 100),
     max_len: int = 50,
     memory_mb: float = 256,
     batch_size: int = 256,
@@ -158,7 +157,6 @@ def evaluate_search(
     if unanswered:
         notes = (*notes, f"{unanswered:,} of {len(events):,} requests got no answer: rank infinite.")
     return SearchResult(
-        ks=tuple(ks),
         events=events,
         **base,
         ranks=ranks,

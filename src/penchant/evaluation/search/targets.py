@@ -60,13 +60,11 @@ class SearchTargets:
     notes: tuple[str, ...] = ()
 
 
-def search_targets(
-    store: Store, split: Split, window: str = "test", *, targets: int | None = None, seed: int = 0
-) -> SearchTargets:
+def search_targets(store: Store, split: Split, window: str = "test", *, targets: int | None = None) -> SearchTargets:
     """The targets of a window (`Split.targets`) that came from a query.
 
     Args:
-        targets: a random subsample of so many, drawn with `seed`; None takes all.
+        targets: a random subsample of so many, always the same; None takes all.
 
     Raises:
         StoreError: there are none.
@@ -80,5 +78,5 @@ def search_targets(
             fix="Prepare a Store whose events have queries: `penchant prepare bazaar`, or your own logs with a column "
             "`query`.",
         )
-    events, notes = subsample(events, targets, seed)
+    events, notes = subsample(events, targets, seed=0)
     return SearchTargets(store, split, window, events, Matcher(store), notes)

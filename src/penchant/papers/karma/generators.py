@@ -249,14 +249,12 @@ class Generator(nn.Module):
         condition: Float[Tensor, "N C"],
         *,
         count: int = 1,
-        generator: torch.Generator | None = None,
         noise: Callable[[], Float[Tensor, "#N V"]] | None = None,
     ) -> Float[Tensor, "N V"]:
         """The mean of `count` samples for each row, without gradients.
 
         Args:
-            generator: what the noise comes from, on the condition's device; None = torch's own.
-            noise: what it is in place of that, standard normal and new at every call; of all rows or of each.
+            noise: standard normal, new at every call, of all rows or of each; None = drawn by torch.
         """
         if count < 1:
             raise ValueError(f"count is {count}, and a mean needs a sample")
@@ -265,7 +263,7 @@ class Generator(nn.Module):
             shape = len(condition), self.target_width
             if noise is not None:
                 return noise().to(condition).expand(shape)
-            return torch.randn(shape, generator=generator, device=condition.device, dtype=condition.dtype)
+            return torch.randn(shape, device=condition.device, dtype=condition.dtype)
 
         def ask(x: Tensor, clock: float) -> Tensor:
             return self.denoiser(x, x.new_full((len(x),), clock), condition)

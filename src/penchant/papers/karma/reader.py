@@ -130,7 +130,7 @@ class InterestReader(nn.Module):
         return losses.sum(1) / real.sum(1).clamp(min=1)
 
     @torch.no_grad()
-    def picture(self, h: Float[Tensor, "B D"], samples: int = 16, seed: int = 0) -> Float[Tensor, "B V"]:
+    def picture(self, h: Float[Tensor, "B D"], samples: int = 16) -> Float[Tensor, "B V"]:
         """The mean of samples of the next item's standardised picture vector.
 
         Raises:
@@ -138,7 +138,7 @@ class InterestReader(nn.Module):
         """
         if self.painter is None:
             raise ValueError("this reader tells no pictures")
-        draw = torch.Generator(h.device).manual_seed(seed)
+        draw = torch.Generator(h.device).manual_seed(0)
         width = self.painter.target_width
         # One noise for all, so that what is told of one does not depend on its company.
         one = lambda: torch.randn(1, width, generator=draw, device=h.device)  # noqa: E731

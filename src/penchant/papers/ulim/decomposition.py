@@ -65,7 +65,7 @@ class Decomposition:
 
 
 def decompose(
-    model: ULIM, store: Store, split: Split, window: str, ks: Sequence[int], targets: int | None = None, seed: int = 0
+    model: ULIM, store: Store, split: Split, window: str, ks: Sequence[int], targets: int | None = None
 ) -> Decomposition:
     """Of the same targets as `evaluate_retrieval` judges with the same arguments.
 
@@ -74,7 +74,7 @@ def decompose(
     """
     if max(ks) > DEPTH:
         raise ValueError(f"lists are ordered down to place {DEPTH}, HR@{max(ks)} is asked for")
-    events, _ = subsample(split.targets(window), targets, seed)
+    events, _ = subsample(split.targets(window), targets, seed=0)
     users = np.searchsorted(store.user_indptr, events, side="right") - 1
     order = np.argsort(events - store.user_indptr[users], kind="stable")
     device = model.item_category.device

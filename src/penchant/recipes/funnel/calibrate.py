@@ -22,7 +22,7 @@ BLOCK = 256
 
 
 def calibrate_funnel(
-    funnel: Funnel, store: Store, split: Split, kind: Kind, *, targets: int = 3000, seed: int = 0
+    funnel: Funnel, store: Store, split: Split, kind: Kind, *, targets: int = 3000
 ) -> ScoreCalibration:
     """Learn how often the item of a score was the next click, over all items that reached the ranker.
 
@@ -30,7 +30,7 @@ def calibrate_funnel(
     users that were left out: each half is judged by what the other half says. What is returned is of all of them.
 
     Args:
-        targets: clicks of the valid window, at most, drawn by the seed.
+        targets: clicks of the valid window, at most, drawn at random, always the same.
 
     Raises:
         ConfigError: the funnel has no ranker.
@@ -39,7 +39,7 @@ def calibrate_funnel(
     if funnel.rank is None:
         fix = "Export without calibration, or train a funnel with a ranker."
         raise ConfigError("only a ranker's scores can be calibrated, and the funnel has none", fix=fix)
-    scores, labels, users = _listed(funnel, store, subsample(split.targets("valid"), targets, seed)[0])
+    scores, labels, users = _listed(funnel, store, subsample(split.targets("valid"), targets, seed=0)[0])
     half = users % 2 == 1
     held_out = np.zeros(len(scores))
     try:
