@@ -191,7 +191,7 @@ def _diagnosed(
         if hasattr(model, "user_vectors"):
             users = _user_vectors(made, store, result.events, max_len)
             of_users = vectors.spectrum(users)
-            numbers |= _of_users(users, items[result.items - 1], of_users, config.seed)
+            numbers |= _of_users(users, items[result.items - 1], of_users)
             numbers |= _told(name, users, result, shared, config.decoder, notes, progress, task)
             if several:
                 notes.append(
@@ -287,7 +287,7 @@ def _of_items(items: np.ndarray, shares: np.ndarray, categories: np.ndarray) -> 
     }
 
 
-def _of_users(users: np.ndarray, targets: np.ndarray, shares: np.ndarray, seed: int) -> dict[str, float]:
+def _of_users(users: np.ndarray, targets: np.ndarray, shares: np.ndarray) -> dict[str, float]:
     some = (users != 0).any(1)
     return {
         "user_rank": vectors.effective_rank(shares),
