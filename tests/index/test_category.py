@@ -102,9 +102,7 @@ def compare(rng: np.random.Generator, shop: Shop, index: CategoryIndex, batch: i
         assert one_by_one.searched == found.searched == asked
         assert torch.equal(one_by_one.items, found.items)
         assert torch.equal(one_by_one.short_items, found.short_items)
-        items, scores = index.search_within(inside, names, k, exclude=out_of)
-        assert torch.equal(items, found.items)
-        assert torch.equal(scores, found.scores)
+        assert torch.equal(one_by_one.scores, found.scores)
     available = rng.random(index.num_items + 1) < 0.5
     half = Shop({i: row for i, row in shop.stock.items() if available[i]})
     items, _ = index.search(queries, k, exclude=torch.from_numpy(exclude), available=torch.from_numpy(available))
@@ -158,14 +156,14 @@ def test_real_vectors_find_what_exact_search_of_the_category_finds() -> None:
     categories = torch.randint(0, 5, (301,), generator=generator)
     query = torch.randn(1, 4, 8, generator=generator)
     index = CategoryIndex(vectors, categories)
-    items, scores = index.search_within(query, torch.tensor([[1, 2, 3, 4]]), 10)
+    lists = index.search_all(query[:, 0], query, torch.tensor([[1, 2, 3, 4]]), 10, 10)
     for c in range(1, 5):
         members = (categories == c).nonzero()[:, 0]
         members = members[members > 0]
         block = torch.cat([torch.zeros(1, 8), vectors[members]])
         found, expected = ExactIndex(block).search(query[:, c - 1], 10)
-        assert items[0, c - 1].tolist() == members[found[0] - 1].tolist()
-        torch.testing.assert_close(scores[0, c - 1], expected[0])
+        assert lists.items[0, c - 1].tolist() == members[found[0] - 1].tolist()
+        torch.testing.assert_close(lists.scores[0, c - 1], expected[0])
 
 
 def test_it_is_an_index_and_says_whether_it_is_exact() -> None:
@@ -203,8 +201,8 @@ def test_the_merge_refills_what_categories_lack() -> None:
 
 def test_more_interests_than_categories_are_answered_one_by_one() -> None:
     index, _ = short_of_lists()
-    items, _ = index.search_within(torch.ones(1, 6, 1), torch.tensor([[1, 2, 1, 2, 1, 9]]), 2)
-    assert items.tolist() == [[[2, 1], [10, 9], [2, 1], [10, 9], [2, 1], [0, 0]]]
+    found = index.search_all(torch.ones(1, 1), torch.ones(1, 6, 1), torch.tensor([[1, 2, 1, 2, 1, 9]]), 1, 2)
+    assert found.items.tolist() == [[[2, 1], [10, 9], [2, 1], [10, 9], [2, 1], [0, 0]]]
 
 
 def test_seen_items_make_room_for_the_next() -> None:
@@ -249,8 +247,6 @@ def test_vectors_that_cannot_be_compared_are_refused_by_row_and_change_nothing(v
     with pytest.raises(ValueError, match="after row 0: row 0 of 2"):
         CategoryIndex(bad[0], torch.tensor([0, 1, 1]))
     with pytest.raises(ValueError, match="query row 1 of 3"):
-        index.search_within(bad, torch.tensor([[1, 1, 1]]), 1)
-    with pytest.raises(ValueError, match="query row 1 of 3"):
         index.search(bad[0], 1)
     with pytest.raises(ValueError, match="query row 1 of 3"):
         index.search_all(torch.ones(1, 2), bad, torch.tensor([[1, 1, 1]]), 1, 1)
@@ -265,7 +261,7 @@ def test_products_that_overflow_to_nan_are_refused() -> None:
     opposite = torch.tensor([[3e38, -3e38]])
     for k in (1, 20):
         with pytest.raises(ValueError, match="a score is NaN"):
-            index.search_within(opposite[None], torch.tensor([[1]]), k)
+            index.search_all(torch.zeros(1, 2), opposite[None], torch.tensor([[1]]), 1, k)
         with pytest.raises(ValueError, match="a score is NaN"):
             index.search(opposite, k)
 
@@ -290,11 +286,13 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(ValueError, match="item 3 cannot be removed"):
         index.remove(torch.tensor([1, 3]))
     with pytest.raises(ValueError, match="k 0"):
-        index.search_within(one[None], torch.tensor([[1]]), 0)
+        index.search_all(one, one[None], torch.tensor([[1]]), 1, 0)
+    with pytest.raises(ValueError, match="k 0"):
+        index.search_all(one, one[None], torch.tensor([[1]]), 0, 1)
     with pytest.raises(ValueError, match="width 3"):
-        index.search_within(torch.ones(1, 1, 3), torch.tensor([[1]]), 1)
+        index.search_all(torch.ones(1, 3), torch.ones(1, 1, 3), torch.tensor([[1]]), 1, 1)
     with pytest.raises(TypeCheckError):
-        index.search_within(one[None], torch.tensor([[1]]), 1, exclude=torch.ones(2, 1, dtype=torch.int64))
+        index.search_all(one, one[None], torch.tensor([[1]]), 1, 1, exclude=torch.ones(2, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="5 flags"):
         index.search(one, 1, available=torch.ones(5, dtype=torch.bool))
 

@@ -142,29 +142,6 @@ class CategoryIndex(Index):
         check_filters(len(query), snapshot.num_items, exclude, available)
         return _whole(snapshot, query, k, exclude, available)
 
-    def search_within(
-        self,
-        query: Float[Tensor, "B C D"],
-        categories: Int[Tensor, "B C"],
-        k: int,
-        *,
-        exclude: Int[Tensor, "B S"] | None = None,
-    ) -> tuple[Int[Tensor, "B C K"], Float[Tensor, "B C K"]]:
-        """The k best items of each category under the query beside it; equal scores, the smaller item first.
-
-        A category below 1 (padding), or one that no item has, gets an empty list. A category may come twice.
-
-        Args:
-            exclude: see `Index.search`.
-        Returns: always K = k; item 0 and score -inf where the category has fewer items.
-        Raises:
-            ValueError: a query of another width, or one with NaN or infinity (its row is that of [B * C, D]); k below
-                1; filters of another size.
-        """
-        snapshot = self._snapshot
-        self._check_within(query, k, exclude)
-        return _within(snapshot, query, categories, k, exclude)[:2]
-
     def search_all(
         self,
         short: Float[Tensor, "B D"],
@@ -177,19 +154,25 @@ class CategoryIndex(Index):
         deadline: float | None = None,
         with_mass: bool = False,
     ) -> Found:
-        """`search` for `short` and `search_within` for the interests, of one and the same state of the index.
+        """`search` for `short`, and the best items of each category under the interest beside it; equal scores, the
+        smaller item first. Both are of one and the same state of the index.
+
+        A category below 1 (padding), or one that no item has, gets an empty list. A category may come twice.
 
         Args:
+            exclude: see `Index.search`.
             deadline: a `time.perf_counter()`. The corpus and the first category are always searched, then category by
                 category until it has passed: give the likeliest first. None searches all, in fewer and larger products.
             with_mass: take each category's `log_mass` too.
+        Returns: always `k_short` and `k_each` places; item 0 and score -inf where there are fewer items.
         Raises:
-            ValueError: as both do.
+            ValueError: a vector of another width, or one with NaN or infinity (an interest's row is that of
+                [B * C, D]); a number of places below 1; filters of another size.
         """
         snapshot = self._snapshot
         check_query(short, k_short, self.width)
+        check_query(interests.flatten(0, 1), k_each, self.width)
         check_filters(len(short), snapshot.num_items, exclude, None)
-        self._check_within(interests, k_each, exclude)
         short_items, short_scores = _whole(snapshot, short, k_short, exclude, None)
         asked = categories.shape[1]
         step = asked if deadline is None else 1
@@ -278,10 +261,6 @@ class CategoryIndex(Index):
         by_item = _Rows(torch.arange(len(vectors)), vectors, categories)
         none = by_item.taken(slice(0, 0))
         return _Snapshot(by_item.taken(order + 1), row_of, None, self._make_whole(vectors), available, none, len(order))
-
-    def _check_within(self, query: Tensor, k: int, exclude: Tensor | None) -> None:
-        check_query(query.flatten(0, 1), k, self.width)
-        check_filters(len(query), self.num_items, exclude, None)
 
 
 @torch.no_grad()
