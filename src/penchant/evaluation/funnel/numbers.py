@@ -156,7 +156,6 @@ def make_report(evidence: Evidence, provenance: Provenance, resamples: int, seed
                 ratios.ask(hr_at(places, k)),
                 ratios.ask(ndcg_at(places, k)),
                 ratios.ask(hr_at(rows.ranked, k) - hr_at(places, k)),
-                ratios.ask(ndcg_at(rows.ranked, k) - ndcg_at(places, k)),
             ]
         )
     asked_truncation = [ratios.ask(v) for v in (survived[2], kept_plainly, survived[2] * 1.0 - kept_plainly)]
@@ -191,7 +190,7 @@ def make_report(evidence: Evidence, provenance: Provenance, resamples: int, seed
         ),
         stages=stages,
         channels=tuple(
-            _channel(name, float(evidence.sizes[3 + c]), rows.channels[:, c], exclusive[:, c], answers[a], answers[b])
+            _channel(name, float(evidence.sizes[3 + c]), rows.channels[:, c], answers[a], answers[b])
             for c, (name, (a, b)) in enumerate(zip(names, asked_channels, strict=True))
         ),
         overlap=tuple(tuple(float(v) for v in row) for row in evidence.overlap),
@@ -203,7 +202,6 @@ def make_report(evidence: Evidence, provenance: Provenance, resamples: int, seed
                 hr=answers[asked[0]],
                 ndcg=answers[asked[1]],
                 hr_gain=answers[asked[2]],
-                ndcg_gain=answers[asked[3]],
             )
             for (name, kind, _), asked in zip(orders, asked_controls, strict=True)
         ),
@@ -244,17 +242,13 @@ def make_report(evidence: Evidence, provenance: Provenance, resamples: int, seed
     )
 
 
-def _channel(
-    name: str, size: float, places: np.ndarray, exclusive: np.ndarray, found: Interval, alone: Interval
-) -> ChannelReport:
+def _channel(name: str, size: float, places: np.ndarray, found: Interval, alone: Interval) -> ChannelReport:
     there = places[np.isfinite(places)]
     return ChannelReport(
         name=name,
         size=size,
         found=found,
-        found_count=len(there),
         exclusive=alone,
-        exclusive_count=int(exclusive.sum()),
         median_place=float(np.median(there)) if len(there) else 0.0,
         places=tuple(int(c) for c in np.histogram(there, (*PLACE_BINS, np.inf))[0]),
     )

@@ -110,9 +110,7 @@ class ChannelReport:
     name: str
     size: float
     found: Interval
-    found_count: int
     exclusive: Interval
-    exclusive_count: int
     median_place: float
     places: tuple[int, ...]
 
@@ -128,7 +126,7 @@ class Combination:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A simpler order cut at the same k. Gains are the funnel's value less the control's, paired by target.
+    """A simpler order cut at the same k. The gain is the funnel's value less the control's, paired by target.
 
     Attributes:
         name: the channel's name, or "merge" / "prerank" for the order after that stage.
@@ -140,7 +138,6 @@ class Control:
     hr: Interval
     ndcg: Interval
     hr_gain: Interval
-    ndcg_gain: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
