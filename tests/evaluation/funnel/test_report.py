@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import io
+import json
 from dataclasses import replace
 
 import numpy as np

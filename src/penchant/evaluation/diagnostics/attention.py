@@ -36,9 +36,6 @@ class HeadNumbers:
     barcode_beyond: float
 
 
-NAMES = ("entropy", "first", "column", "barcode", "barcode_beyond")
-
-
 def head_numbers(maps: Sequence[Float[np.ndarray, "_ _"]], *, causal: bool) -> HeadNumbers:
     """Numbers of one head.
 
@@ -102,7 +99,7 @@ class Reading:
     labels: tuple[str, ...]
 
     def mean(self, name: str) -> float:
-        """Of one of `NAMES`, over all layers and heads."""
+        """Of one of `HeadNumbers`' fields, over all layers and heads."""
         return float(np.mean([getattr(head, name) for layer in self.heads for head in layer]))
 
 
