@@ -29,7 +29,7 @@ from penchant.errors import StoreError
 
 KNOWS = ("user", "session", "request")
 GRID = np.geomspace(1e-4, 1e4, 48)
-"""Times at which arrivals are counted (see `_rates`)."""
+"""Times at which arrivals are counted (see `_examined`)."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@
                              keys   uint8 [N, 16]    first half of the content's sha256
                              values float16 [N, D]
       models/                models converted once (backbone.py)
+      karma/                 vectors of the frozen layers in the same form; finished stages of KARMA (recipes/karma)
+      ulim/                  finished stages of ULIM (recipes/ulim)
+      movielens/             releases downloaded (data/sources/grouplens.py)
 
 Shards are only ever added, each under its final name once it is whole: a killed process loses what it had not yet
 written (a few seconds of work), and several processes may share a cache. A shard it was just writing stays under its
