@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from penchant.evaluation import metrics
 from penchant.evaluation.metrics import Calibration, GroupAUC
 from penchant.evaluation.protocol import per_user_table
+from penchant.funnel.calibration import sigmoid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,6 @@ def evaluate_ranking(
     if not len(logits) or not np.isfinite(logits).all():
         raise ValueError(f"{int((~np.isfinite(logits)).sum())} of {len(logits)} logits are not finite")
     users = np.where(users == 0, -requests, users)
-    probs = 1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -500, 500)))
     return RankingResult(
         logits=logits,
         labels=labels,
@@ -97,7 +97,7 @@ def evaluate_ranking(
         requests=requests,
         by_request=metrics.gauc(labels, logits, requests),
         by_user=metrics.gauc(labels, logits, users),
-        calibration=metrics.calibration(labels, probs),
+        calibration=metrics.calibration(labels, sigmoid(logits)),
     )
 
 

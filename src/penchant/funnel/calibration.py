@@ -39,7 +39,7 @@ class ScoreCalibration:
         if self.kind == "isotonic":
             chances = np.interp(scores, self.scores, self.chances)
         else:
-            chances = _sigmoid(self.slope * np.asarray(scores, dtype=np.float64) + self.offset)
+            chances = sigmoid(self.slope * np.asarray(scores, dtype=np.float64) + self.offset)
         return np.where(np.isneginf(scores), 0.0, chances)
 
     @classmethod
@@ -83,7 +83,7 @@ def _temperature(scores: np.ndarray, labels: np.ndarray) -> ScoreCalibration:
     rate = labels.mean()
     weights = np.array([1.0, np.log(rate / (1 - rate))])
     for _ in range(STEPS):
-        chance = _sigmoid(x @ weights)
+        chance = sigmoid(x @ weights)
         # A little of a square holds the slope where scores and clicks part completely.
         slope = x.T @ (chance - labels) + 1e-3 * weights * [1, 0]
         curve = (x * (chance * (1 - chance))[:, None]).T @ x + np.diag([1e-3, 1e-9])
@@ -116,5 +116,6 @@ def _isotonic(scores: np.ndarray, labels: np.ndarray) -> ScoreCalibration:
     return ScoreCalibration("isotonic", scores=tuple(knots[kept].tolist()), chances=tuple(chances[kept].tolist()))
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -500, 500)))
+def sigmoid(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """From logits to probabilities, in float64 and without overflow."""
+    return 1.0 / (1.0 + np.exp(-np.clip(x.astype(np.float64), -500, 500)))

@@ -14,7 +14,7 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError, StoreError
 from penchant.evaluation.metrics import calibration
 from penchant.evaluation.protocol import subsample
-from penchant.funnel.calibration import Kind, ScoreCalibration, fit_calibration
+from penchant.funnel.calibration import Kind, ScoreCalibration, fit_calibration, sigmoid
 from penchant.funnel.pipeline import Funnel
 
 BLOCK = 256
@@ -50,8 +50,7 @@ def calibrate_funnel(
     except ValueError as error:
         what = f"the valid window's lists are too few to calibrate by ({error})"
         raise StoreError(what, where=store.path, fix="Export without calibration, or use more logs.") from error
-    before = 1.0 / (1.0 + np.exp(-np.clip(scores, -500, 500)))
-    return replace(fitted, ece=(calibration(labels, before).ece, calibration(labels, held_out).ece))
+    return replace(fitted, ece=(calibration(labels, sigmoid(scores)).ece, calibration(labels, held_out).ece))
 
 
 def _listed(funnel: Funnel, store: Store, events: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
