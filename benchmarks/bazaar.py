@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from benchmarks.common import argument_parser
 from benchmarks.memory import peak_gb
 from rich.console import Console
 
@@ -39,9 +40,8 @@ PARTS = ("text", "image", "identity")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--actions", type=int, nargs="+", default=[200_000, 1_000_000, 10_000_000])
-    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench-bazaar"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # the measured process: prints its costs as JSON
     arguments = parser.parse_args()

@@ -1,11 +1,10 @@
 """The figures of docs/bazaar.md, from the generated market itself, results/bazaar.json, and Stores of real data.
 
-usage: python benchmarks/bazaar_figures.py [--beside stores/ml-1m-all stores/taobao stores/beauty] [--only items knobs]
+usage: python -m benchmarks.bazaar_figures [--beside stores/ml-1m-all stores/taobao stores/beauty] [--only items knobs]
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from benchmarks.common import argument_parser
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,10 +30,9 @@ DAYS = 90
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--bazaar", type=Path, default=Path("stores/bazaar-small"), help="a Store of size small")
     parser.add_argument("--beside", type=Path, nargs="*", default=[])
-    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--only", nargs="*", default=["items", "timeline", "knobs", "beside"])
     arguments = parser.parse_args()
     mpl.use("Agg")

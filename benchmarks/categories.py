@@ -10,12 +10,11 @@ category. Best of its validations; three seeds.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.written import is_there, write
 
 from penchant.data.category_batch import TargetDataConfig
@@ -36,16 +35,13 @@ JUDGED = 20_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("stores", type=Path, nargs="+", help="Stores whose items have categories")
     parser.add_argument("--epochs", type=float, nargs="+", help="of each Store, in the same order")
     parser.add_argument("--runs", type=Path, default=Path("runs/categories"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
     if len(arguments.epochs or ()) != len(arguments.stores):
         parser.error(f"{len(arguments.stores)} Stores and {len(arguments.epochs or ())} numbers of epochs")
-    torch.set_num_threads(arguments.threads)
     for path, epochs in zip(arguments.stores, arguments.epochs, strict=True):
         store = Store(path)
         for reads in READS:

@@ -9,10 +9,9 @@ weights, given the same input: the frozen model, action alone and KARMA of the p
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.written import write
 from rich.console import Console
 
@@ -46,14 +45,11 @@ READERS = ("decoder", "item encoder")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of one Store, split and seed")
     parser.add_argument("--prefix", default="", help="what the rows' names begin with")
     parser.add_argument("--store", type=Path, help="where their Store lies, if not where it was")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     report = diagnose(arguments.runs, DiagnoseConfig(), Console(), store=arguments.store)
     configs = [load_run(folder, arguments.store, device="cpu").described["config"] for folder in arguments.runs]
     store = load_run(arguments.runs[0], arguments.store, device="cpu").store

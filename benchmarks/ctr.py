@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from benchmarks.common import argument_parser
 from benchmarks.environments import python_of, run_script
 
 from penchant.data.history import requests_before_times
@@ -184,9 +185,8 @@ def result_of(
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--store", type=Path, default=Path("stores/ml-1m-liked"))
-    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="for what is exported, scores and runs")
     parser.add_argument(
         "--envs", type=Path, default=Path("~/.cache/penchant/peers").expanduser(), help="for the peer's environment"

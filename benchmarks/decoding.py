@@ -8,11 +8,11 @@ cells can be compared so.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
+from benchmarks.common import argument_parser, parsed, run_in
 from benchmarks.written import is_there, write
 from safetensors.torch import load_file
 
@@ -27,7 +27,6 @@ from penchant.papers.dmae.objective import (
     constant_distance,
     decoding_distance,
 )
-from penchant.recipes.runs import load_run
 from penchant.training.impressions import ImpressionBatches
 
 TABLE = "decoding"
@@ -35,16 +34,12 @@ BATCHES = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of dmae")
     parser.add_argument("--stores", type=Path, default=Path("stores"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     for folder in arguments.runs:
-        name = load_run(folder, device="cpu").store.name
-        loaded = load_run(folder, arguments.stores / name, "cpu")
+        loaded = run_in(folder, arguments.stores)
         row, split = folder.name.split(".")[0], loaded.split.name
         told = DMAEObjectiveConfig(**(loaded.described["config"]["objective"] or {}))
         if told.q != "softmax" or not told.decode:

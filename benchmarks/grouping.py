@@ -10,12 +10,12 @@ is easy for nothing, as the subsequence tells the category. Beside it what the r
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.common import argument_parser
 from benchmarks.written import write
 
 from penchant.data.category_batch import CategoryBatches, CategoryDataConfig
@@ -27,12 +27,11 @@ from penchant.recipes.runs import load_run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("ulim", type=Path, help="folder of the run that learned from batches of one category")
     parser.add_argument("no_grouping", type=Path, help="folder of the one that learned from batches of all")
     parser.add_argument("--store", type=Path, help="where their Store lies, if not where it was")
     parser.add_argument("--batches", type=int, default=100)
-    parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     for name, folder in {"ulim": arguments.ulim, "no-grouping": arguments.no_grouping}.items():
         loaded = load_run(folder, arguments.store, device="cpu")

@@ -9,10 +9,10 @@ last moment's numbers, and a figure of all of them. Beside that the paper's Figu
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.common import argument_parser
 from benchmarks.written import write
 
 from penchant.errors import RunError
@@ -25,10 +25,9 @@ TABLE, FIGURES = "leak", "leak-figures"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of T2Diff")
     parser.add_argument("--store", type=Path, help="where their Store lies, if not where it was")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     for folder in arguments.runs:
         moments = read_report(folder)

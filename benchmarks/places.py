@@ -9,12 +9,11 @@ what feeds it has seen. What is finished is not trained again.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.written import is_there, write
 from rich.console import Console
 
@@ -34,13 +33,10 @@ JUDGED = 5_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("--store", type=Path, default=Path("stores/ml-1m-liked"))
     parser.add_argument("--runs", type=Path, default=Path("runs/places"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     store, console = Store(arguments.store), Console(highlight=False)
     if is_there(arguments.results, "places", "with", store, SPLIT):
         console.print(f"{store.name}: finished before")

@@ -8,7 +8,6 @@ preparation has to do at least. Both are processes of their own, one after the o
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+from benchmarks.common import argument_parser
 
 from penchant.data.sources.raw import MEMORY, text
 from penchant.data.split import load_split
@@ -37,10 +37,9 @@ class Cost:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000, 100_000_000])
     parser.add_argument("--work", type=Path, default=Path("runs/prepare"), help="about 70 bytes a row, removed after")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     for rows in arguments.rows:
         name = f"rows-{rows // 1000}k"

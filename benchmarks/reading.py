@@ -10,40 +10,34 @@ user's words and the most popular title. Where pictures are told, whether the on
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import torch
+from benchmarks.common import argument_parser, parsed, run_in
 from benchmarks.written import is_there, write
 
 from penchant.data.store import write_text
 from penchant.errors import ConfigError
 from penchant.evaluation.report.findings import FINDINGS
 from penchant.recipes.karma.explain import Explainer, Readability
-from penchant.recipes.runs import load_run
 
 TABLE = "reading"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of karma_decoded")
     parser.add_argument("--stores", type=Path, default=Path("stores"))
     parser.add_argument("--targets", type=int, default=2000)
     parser.add_argument("--examples", type=int, default=0, help="show so many users of the last run, drawn at random")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     if arguments.examples:
         folder = arguments.runs[-1]
-        name = load_run(folder, device="cpu").store.name
-        explainer = Explainer(folder, load_run(folder, arguments.stores / name, "cpu"))
+        explainer = Explainer(folder, run_in(folder, arguments.stores))
         write_text(arguments.results / FINDINGS / "interests.md", examples(explainer, arguments.examples))
         return
     for folder in arguments.runs:
-        name = load_run(folder, device="cpu").store.name
-        loaded = load_run(folder, arguments.stores / name, "cpu")
+        loaded = run_in(folder, arguments.stores)
+        name = loaded.store.name
         if is_there(arguments.results, TABLE, "karma", loaded.store, loaded.split.name):
             print(f"{name}: finished before")
             continue

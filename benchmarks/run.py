@@ -20,6 +20,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from benchmarks.common import argument_parser
 from benchmarks.environments import python_of, run_script
 from benchmarks.exchange import export_events, judge_and_write
 from benchmarks.rows import Row, every_row
@@ -84,9 +85,8 @@ def run(row: Row, stores: Path, envs: Path, work: Path, results: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--stores", type=Path, default=Path("stores"), help="folder of the Stores, by name")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="for events, lists and runs")
     parser.add_argument(
         "--envs", type=Path, default=Path("~/.cache/penchant/peers").expanduser(), help="for the peers' environments"

@@ -8,21 +8,20 @@ python -m benchmarks.search --verdict runs/karma-search/search-test.json
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from benchmarks.common import argument_parser
 
 from penchant.evaluation.results import Result, versions_here, write_result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--verdict", type=Path, required=True, help="the JSON; its Parquet lies beside it")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     verdict = json.loads(arguments.verdict.read_text())
     users = pq.read_table(arguments.verdict.with_suffix(".parquet"))

@@ -8,12 +8,12 @@ and how many of DMAE's buckets would be used, as printed and after each calibrat
 
 from __future__ import annotations
 
-import argparse
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.common import argument_parser
 from benchmarks.written import is_there, write
 
 from penchant.baselines.ranking.content import ContentRankerConfig, ItemContent
@@ -29,9 +29,8 @@ SHARES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--store", type=Path, default=Path("stores/ml-1m-liked"))
-    parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     store = Store(arguments.store)
     split = load_split(store, SPLIT)

@@ -92,6 +92,14 @@ def test_every_dependency_is_explained_and_nothing_else() -> None:
     assert sorted(explained) == sorted(declared)
 
 
+def test_every_benchmark_is_listed_and_nothing_else() -> None:
+    folder = ROOT / "benchmarks"
+    files = [file for file in folder.glob("**/*.py") if "peers" not in file.parts and "__main__" in file.read_text()]
+    shown = re.findall(r"`python -m (benchmarks[\w.]+)`", (folder / "README.md").read_text())
+    named = {f"{name.replace('.', '/')}.py" for name in shown}
+    assert named == {str(file.relative_to(ROOT)) for file in files}
+
+
 WRONG = """\
 See [the map](nowhere.md), `src/penchant/nothing.py`, `make nonsense` and `penchant nonsense DIR`.
 

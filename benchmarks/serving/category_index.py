@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.common import argument_parser
 from benchmarks.environments import REQUIREMENTS, python_of, run_script
 from benchmarks.written import MADE_UP, write_made_up
 
@@ -226,7 +227,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=2)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--categories", type=int, default=4000)
     parser.add_argument("--width", type=int, default=64)
@@ -234,14 +235,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--asked", type=int, default=10, help="categories a request asks for")
     parser.add_argument("--k-each", type=int, default=200, help="items of each category")
     parser.add_argument("--k-short", type=int, default=500, help="items of the whole corpus")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0, help="after which a row is cut")
     parser.add_argument("--ef", type=int, nargs="+", default=[200, 1000, 5000], help="breadths of the graph's search")
     parser.add_argument("--neighbours", type=int, default=32, help="of a node of the graph")
     parser.add_argument("--construction", type=int, default=40, help="breadth of the search while the graph is built")
     parser.add_argument("--libraries", nargs="+", default=list(SCRIPTS), choices=list(SCRIPTS))
     parser.add_argument("--work", type=Path, default=Path("runs/category-index"), help="about 0.5 GB a million items")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument(
         "--envs", type=Path, default=Path("~/.cache/penchant/peers").expanduser(), help="for the peers' environments"
     )

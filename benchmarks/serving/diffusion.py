@@ -9,16 +9,15 @@ else the machine does meets all alike.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.serving.history_length import in_turn
 from benchmarks.written import write_made_up
 
@@ -37,12 +36,9 @@ ROUNDS = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     models, asked = made(), {batch: requests_of(batch) for batch in BATCHES}
     calls: dict[str, Callable[[], object]] = {
         f"{name} {batch}": partial(model.user_vectors, requests)

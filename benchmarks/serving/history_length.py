@@ -11,7 +11,6 @@ all alike. Memory is what a request adds to the process at most.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import re
 import time
@@ -23,6 +22,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.written import write_made_up
 
 from penchant.data.history import Requests, make_requests
@@ -36,12 +36,9 @@ ROUNDS = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=2)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="requests of each length")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     reads = {"summaries": 0, "each-action": LENGTHS[-1], "default": ULIMConfig().raw_up_to}
     models = {name: made(raw_up_to) for name, raw_up_to in reads.items()}
     requests = {length: request_of(length) for length in LENGTHS}

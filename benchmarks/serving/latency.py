@@ -9,7 +9,6 @@ once an item), a whole history's, and one click more with the cached prefix.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.written import write
 
 from penchant.data.history import Requests, requests_before_events
@@ -30,15 +30,12 @@ PAIRS = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("--action", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--decoded", type=Path, required=True, help="of another, alike but for its losses")
     parser.add_argument("--store", type=Path, help="where the Store is, if not where the runs found it")
     parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     folders = {"action": arguments.action, "decoded": arguments.decoded}
     runs = {name: load_run(folder, arguments.store, "cpu") for name, folder in folders.items()}
     requests = _requests(runs["action"], arguments.pairs)

@@ -8,14 +8,13 @@ precision, with the largest change of a score. The weights are fresh: they cost 
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.written import write_made_up
 from rich.console import Console
 from rich.table import Table
@@ -34,15 +33,12 @@ WIDTHS = (384, 384)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=2)
     parser.add_argument("--candidates", type=int, default=500)
     parser.add_argument("--history", type=int, default=64)
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--interest", type=int, default=16)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     torch.manual_seed(0)
     sizes = Sizes(num_items=ITEMS, num_categories=CATEGORIES, num_features=FEATURES)
     content = [(np.random.default_rng(m).normal(size=(ITEMS + 1, w)), np.ones(ITEMS + 1)) for m, w in enumerate(WIDTHS)]

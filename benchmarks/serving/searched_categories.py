@@ -9,14 +9,13 @@ merge. Hit rates are those of Figure 3's result files, so that the time stands b
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
+from benchmarks.common import argument_parser, parsed
 from benchmarks.serving.history_length import in_turn
 from benchmarks.written import write
 
@@ -36,14 +35,11 @@ SIZE = 2000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, threads=2)
     parser.add_argument("run", type=Path, help="folder of a finished ULIM run")
     parser.add_argument("--store", type=Path, help="where its Store lies, if not where it was")
     parser.add_argument("--requests", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     loaded = load_run(arguments.run, arguments.store, device="cpu")
     store, model = loaded.store, loaded.model
     assert isinstance(model, ULIM)
