@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -22,6 +23,9 @@ from transformers import (
     ViTImageProcessorPil,
     ViTModel,
 )
+
+from penchant.data.store import Store
+from penchant.encoders.encode import encode_store
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "green", "wool", "silk", "oak", "steel", "glass", "thing"]
@@ -101,3 +105,12 @@ def save_picture_text_model(folder: Path) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[SEP]").save_pretrained(folder)
     Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2).save_pretrained(folder)
     return folder
+
+
+def encoded(store: Store, folder: Path, *, pictures: bool = False) -> Store:
+    """The Store with vectors of tiny models, which are saved in `folder`, beside the cache they fill."""
+    text, image = save_text_model(folder / "text"), save_image_model(folder / "image") if pictures else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
+        encode_store(store, text=str(text), image=str(image) if image else None, device="cpu")
+    return store

@@ -29,18 +29,13 @@ from penchant.serve.export import export
 from penchant.serve.service import FieldError, Service
 from tests.factories import make_store
 from tests.recipes.test_karma import RUN
-from tests.tiny_models import save_image_model, save_language_model, save_text_model
+from tests.tiny_models import encoded, save_language_model, save_text_model
 
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("explain")
-    store = make_store(folder / "store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
-        text, image = save_text_model(folder / "text"), save_image_model(folder / "image")
-        encode_store(store, text=str(text), image=str(image), device="cpu")
-    return store
+    return encoded(make_store(folder / "store"), folder, pictures=True)
 
 
 @pytest.fixture(scope="module")

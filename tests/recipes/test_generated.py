@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.encoders.encode import encode_store
 from penchant.errors import ConfigError
 from penchant.papers.karma.generators import GeneratorConfig
 from penchant.recipes.controls import popularity
@@ -24,17 +23,13 @@ from penchant.training.loop import TrainConfig
 from tests.checkerboard import requests_of
 from tests.factories import make_store
 from tests.recipes.test_karma import RUN
-from tests.tiny_models import save_language_model, save_text_model
+from tests.tiny_models import encoded, save_language_model
 
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("karma")
-    store = make_store(folder / "store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
-        encode_store(store, text=str(save_text_model(folder / "text")), image=None, device="cpu")
-    return store
+    return encoded(make_store(folder / "store"), folder)
 
 
 def test_heads_share_a_karma_and_samples_share_a_head(

@@ -30,7 +30,7 @@ from penchant.recipes.runs import load_run, train_run
 from penchant.training.loop import TrainConfig
 from tests.checkerboard import requests_of
 from tests.factories import make_store
-from tests.tiny_models import save_image_model, save_language_model, save_text_model
+from tests.tiny_models import encoded, save_image_model, save_language_model
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,7 @@ def language_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("karma")
-    store = make_store(folder / "store", searches=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
-        encode_store(store, text=str(save_text_model(folder / "text")), image=None, device="cpu")
-    return store
+    return encoded(make_store(folder / "store", searches=True), folder)
 
 
 @pytest.fixture(autouse=True)

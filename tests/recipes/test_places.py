@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.encoders.encode import encode_store
 from penchant.errors import ConfigError, RunError
 from penchant.evaluation.funnel.report import FunnelReport
 from penchant.evaluation.protocol import evaluate_retrieval
@@ -40,7 +39,7 @@ from penchant.serve.service import Service
 from penchant.training.candidates import CandidateArrays, CandidateBatches
 from penchant.training.loop import TrainConfig
 from tests.factories import make_store
-from tests.tiny_models import save_language_model, save_text_model
+from tests.tiny_models import encoded, save_language_model
 
 NOW_MS = 1_800_000_000_000
 
@@ -49,11 +48,7 @@ NOW_MS = 1_800_000_000_000
 def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """With text vectors, which KARMA reads."""
     folder = tmp_path_factory.mktemp("places")
-    store = make_store(folder / "store", num_users=100)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
-        encode_store(store, text=str(save_text_model(folder / "text")), image=None, device="cpu")
-    return store
+    return encoded(make_store(folder / "store", num_users=100), folder)
 
 
 def karma_funnel(language: Path) -> FunnelRun:

@@ -40,7 +40,8 @@ from tests.baselines.ranking.test_multimodal import (
     relation,
     some_inputs,
 )
-from tests.baselines.ranking.test_rankers import labelled, tables_of
+from tests.baselines.ranking.test_rankers import tables_of
+from tests.rank_inputs import labelled
 
 OBJECTIVES: dict[str, Any] = {
     "unisrec": UniSRecObjectiveConfig(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,13 +23,12 @@ from tests.baselines.ranking.test_rankers import (
     din,
     frnet,
     gru4rec,
-    labelled,
     made,
     mean_pooling,
-    some_inputs,
     wide_deep,
     with_other_history,
 )
+from tests.rank_inputs import Slot, labelled, slots, some_inputs
 
 LENGTHS = (5, 0, 3, 1)
 
@@ -77,31 +76,16 @@ def from_body(body: RankerBody, pooled: np.ndarray, e: np.ndarray, features: np.
     return network(body.mlp, np.concatenate([pooled, e, pooled * e, scaled(body.scale, features)]))
 
 
-@dataclass(frozen=True)
-class Slot:
-    """One candidate and what is known of it, with the logit that the model under test gives it."""
-
-    history: list[int]
-    item: int
-    features: np.ndarray
-    logit: float
-
-
-def slots(model: nn.Module, inputs: RankInputs) -> Iterator[Slot]:
+def in_float64(model: nn.Module, inputs: RankInputs) -> Iterator[Slot]:
     """Every candidate as `model`, now in float64, scores it."""
-    inputs = replace(inputs, features=inputs.features.double())
-    logits = of(model.double()(inputs))
-    assert logits.shape == inputs.items.shape
-    for b, k in np.ndindex(logits.shape):
-        history = [i for i in inputs.requests.history[b].tolist() if i]
-        yield Slot(history, int(inputs.items[b, k]), inputs.features[b, k].numpy(), logits[b, k].item())
+    return slots(model.double(), replace(inputs, features=inputs.features.double()))
 
 
 def test_wide_deep_adds_a_linear_part_with_a_crossed_pair_to_a_network() -> None:
     model = made(wide_deep)
     assert isinstance(model, WideDeep)
     crossed = 0
-    for slot in slots(model, some_inputs(lengths=LENGTHS)):
+    for slot in in_float64(model, some_inputs(lengths=LENGTHS)):
         category = int(model.embed.category_of[slot.item])
         last = int(model.embed.category_of[slot.history[-1]]) if slot.history else 0
         x = scaled(model.scale, slot.features)
@@ -132,7 +116,7 @@ def extracted(unit: InformationExtraction, fields: np.ndarray) -> np.ndarray:
 def test_frnet_is_a_factorization_machine_of_refined_fields() -> None:
     model = made(frnet)
     assert isinstance(model, FRNet)
-    for slot in slots(model, some_inputs(lengths=LENGTHS)):
+    for slot in in_float64(model, some_inputs(lengths=LENGTHS)):
         category = int(model.embed.category_of[slot.item])
         x = scaled(model.scale, slot.features)
         vectors = [of(model.embed.item)[slot.item], of(model.embed.category)[category]]
@@ -149,7 +133,7 @@ def test_gru4rec_reads_the_state_after_the_last_action() -> None:
     model = made(gru4rec)
     assert isinstance(model, GRU4RecRanker)
     names = ("weight_ih_l0", "bias_ih_l0", "weight_hh_l0", "bias_hh_l0")
-    for slot in slots(model, some_inputs(lengths=LENGTHS)):
+    for slot in in_float64(model, some_inputs(lengths=LENGTHS)):
         w, b, u, c = (of(model.gru.get_parameter(name)) for name in names)
         state = np.zeros(8)
         for item in slot.history:
@@ -184,7 +168,7 @@ def block(model: BST, sequence: list[np.ndarray]) -> list[np.ndarray]:
 def test_bst_is_a_block_over_the_history_and_the_candidate() -> None:
     model = made(bst)
     assert isinstance(model, BST)
-    for slot in slots(model, some_inputs(lengths=LENGTHS)):
+    for slot in in_float64(model, some_inputs(lengths=LENGTHS)):
         places = [min(len(slot.history) - s, 3) + 1 for s in range(len(slot.history))] + [1]
         items = [*slot.history, slot.item]
         sequence = [

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from penchant.baselines.ranking.content import ContentRankerConfig, VectorRankerConfig
@@ -25,8 +23,9 @@ from penchant.funnel.features import Features, RankInputs
 from penchant.models import load_model, save_model
 from penchant.recipes.ranking import fit_inputs
 from tests.baselines.ranking.test_id_based import affine, embedded, network, of, scaled, softmax
-from tests.baselines.ranking.test_rankers import CONFIG, SIZES, tables_of, taken
-from tests.baselines.ranking.test_rankers import some_inputs as random_inputs
+from tests.baselines.ranking.test_rankers import CONFIG, SIZES, tables_of
+from tests.rank_inputs import padded, slots, taken
+from tests.rank_inputs import some_inputs as random_inputs
 
 BOTH = {"modalities": ("text", "image"), "content_widths": (5, 3)}
 TEXT = {"modalities": ("text",), "content_widths": (5,)}
@@ -100,22 +99,6 @@ def made(name: str, **changed: Any) -> Ranker:
         for table in tables_of(model):
             table.weight[0] = 0
     return model
-
-
-@dataclass(frozen=True)
-class Slot:
-    history: list[int]
-    item: int
-    features: np.ndarray
-    logit: float
-
-
-def slots(model: Ranker, inputs: RankInputs) -> Iterator[Slot]:
-    """Every candidate as the model scores it."""
-    logits = of(model(inputs))
-    for b, k in np.ndindex(logits.shape):
-        history = [i for i in inputs.requests.history[b].tolist() if i]
-        yield Slot(history, int(inputs.items[b, k]), inputs.features[b, k].numpy(), logits[b, k].item())
 
 
 def from_body(body: RankerBody, v: np.ndarray, e: np.ndarray, features: np.ndarray, *further: np.ndarray) -> float:
@@ -242,13 +225,7 @@ def test_dimo_reads_an_interest_of_ids_and_one_of_content(name: str) -> None:
 class TestWhatMustNotMatter:
     def test_padding(self, name: str) -> None:
         model, inputs = made(name), some_inputs()
-        requests = replace(
-            inputs.requests,
-            history=F.pad(inputs.requests.history, (0, 3)),
-            history_times_ms=F.pad(inputs.requests.history_times_ms, (0, 3)),
-        )
-        padded = RankInputs(requests, F.pad(inputs.items, (0, 2)), F.pad(inputs.features, (0, 0, 0, 2)))
-        torch.testing.assert_close(model(padded)[:, :4], model(inputs))
+        torch.testing.assert_close(model(padded(inputs))[:, :4], model(inputs))
 
     def test_the_other_candidates_one_that_is_there_twice_and_an_empty_slot(self, name: str) -> None:
         model, inputs = made(name), some_inputs()

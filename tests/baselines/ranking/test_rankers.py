@@ -20,21 +20,14 @@ from penchant.baselines.ranking.mean_pooling import MeanPooling
 from penchant.baselines.ranking.objective import listwise, pointwise
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.baselines.ranking.wide_deep import WideDeep
-from penchant.data.history import Requests
 from penchant.funnel.features import Features, RankInputs
 from penchant.funnel.prerank import LightTwoTower, LightTwoTowerConfig
 from penchant.models import Sizes, load_model, save_model
 from penchant.recipes.ranking import fit_inputs
-from penchant.training.impressions import RankBatch
+from tests.rank_inputs import labelled, padded, some_inputs, taken
 
 SIZES = Sizes(num_items=20, num_categories=4, num_features=3)
 CONFIG = RankerConfig(width=6, category_width=2, hidden=16, hidden_second=8, attention=5)
-
-
-def taken(inputs: RankInputs, columns: torch.Tensor) -> RankInputs:
-    """The items at these places of each row."""
-    deep = columns[..., None].expand(-1, -1, inputs.features.shape[2])
-    return replace(inputs, items=inputs.items.gather(1, columns), features=inputs.features.gather(1, deep))
 
 
 def mean_pooling() -> MeanPooling:
@@ -86,18 +79,6 @@ def made(build: Build) -> Ranker:
 def tables_of(model: nn.Module) -> list[nn.Embedding]:
     """The tables with a row of padding."""
     return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.padding_idx == 0]
-
-
-def some_inputs(*, seed: int = 0, lengths: tuple[int, ...] = (5, 0, 3, 1), k: int = 4) -> RankInputs:
-    generator = torch.Generator().manual_seed(seed)
-    batch, width = len(lengths), max(lengths)
-    real = torch.arange(width) < torch.tensor(lengths)[:, None]
-    history = torch.randint(1, 21, (batch, width), generator=generator) * real
-    requests = Requests(torch.arange(batch), torch.full((batch,), 9000), history, history * 100)
-    items = torch.randint(1, 21, (batch, k), generator=generator)
-    features = torch.randn(batch, k, 3, generator=generator)
-    features[..., :2] = features[:, :1, :2]  # the request's features are the same for all of its candidates
-    return RankInputs(requests, items, features)
 
 
 READERS = [mean_pooling, din, light, gru4rec, bst]
@@ -170,13 +151,7 @@ def test_rankers_differ_in_what_reads_the_history_alone() -> None:
 @MODELS
 def test_padding_changes_no_logit(build: Build) -> None:
     model, inputs = made(build), some_inputs()
-    requests = replace(
-        inputs.requests,
-        history=F.pad(inputs.requests.history, (0, 3)),
-        history_times_ms=F.pad(inputs.requests.history_times_ms, (0, 3)),
-    )
-    padded = RankInputs(requests, F.pad(inputs.items, (0, 2)), F.pad(inputs.features, (0, 0, 0, 2)))
-    torch.testing.assert_close(model(padded)[:, :4], model(inputs))
+    torch.testing.assert_close(model(padded(inputs))[:, :4], model(inputs))
 
 
 @MODELS
@@ -241,13 +216,6 @@ def test_category_and_features_reach_the_logit(build: Build) -> None:
     buffer = next(b for name, b in model.named_buffers() if "categor" in name)
     buffer[1:] = buffer[1:] % 4 + 1
     assert not torch.allclose(model(inputs), logits)
-
-
-def labelled(inputs: RankInputs) -> RankBatch:
-    """One clicked candidate a request; two of the rows have an empty slot."""
-    items = inputs.items.clone()
-    items[:2, -1] = 0
-    return RankBatch(replace(inputs, items=items), F.one_hot(torch.tensor([0, 2, 1, 3]), 4).float())
 
 
 def test_pointwise_is_the_mean_binary_cross_entropy_of_real_impressions() -> None:

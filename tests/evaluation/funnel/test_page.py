@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,28 +15,9 @@ from penchant.evaluation.funnel.charts import FlowStage, Line, curve, flow, whis
 from penchant.evaluation.funnel.page import item_titles, render_page, write_page
 from penchant.evaluation.funnel.report import Interval
 from tests.evaluation.funnel.funnels import PROVENANCE, UNFUSED, report_by_hand
+from tests.pages import check_form
 
 EVIL = '<script>alert("x")</script>'
-
-
-class _Balanced(HTMLParser):
-    """Fails on a tag that closes what is not open."""
-
-    VOID = ("meta", "br", "link", "img", "hr")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +31,7 @@ def test_the_page_loads_nothing(page: str) -> None:
 
 
 def test_the_page_is_well_formed(page: str) -> None:
-    parser = _Balanced()
-    parser.feed(page)
-    assert parser.open == []
-    for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
-        ElementTree.fromstring(drawing)
+    check_form(page)
 
 
 def test_the_page_is_small(page: str) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,39 +16,16 @@ from penchant.evaluation.sheet.examples import NUM_EVENTS, NUM_USERS, draw_examp
 from penchant.evaluation.sheet.page import render_page, write_page
 from penchant.evaluation.sheet.report import make_sheet, render_terminal
 from tests.evaluation.sheet.stores import small_store
+from tests.pages import check_form
 
 EVIL = '"><script>alert(1)</script>'
 DAY = 86_400_000
 MB = 1_000_000
 
 
-class _Balanced(HTMLParser):
-    """Fails on a tag that closes what is not open."""
-
-    VOID = ("meta", "br", "img")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-
 def check(page: str) -> None:
     """Well formed, and loads nothing."""
-    parser = _Balanced()
-    parser.feed(page)
-    assert parser.open == []
-    for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
-        ElementTree.fromstring(drawing)
+    check_form(page)
     assert not re.findall(r"url\(|@import|<script|<link|<iframe|\bhref=|\bsrc=\"(?!data:image/jpeg;base64,)", page)
     assert not re.findall(r"(?:https?:)?//", re.sub(r"base64,[\w+/=]+", "", page))
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,7 +21,7 @@ from penchant.models import Sizes, load_model, save_model
 from penchant.papers.dmae.model import DMAE, DMAEConfig, InterestEncoding, WindowAttention, banded_attention
 from penchant.papers.dmae.objective import DMAEObjective, DMAEObjectiveConfig
 from penchant.recipes.ranking import fit_inputs
-from penchant.training.impressions import RankBatch
+from tests.rank_inputs import labelled, padded, some_inputs
 
 SIZES = Sizes(num_items=20, num_categories=4, num_features=3)
 SMALL: dict[str, Any] = {
@@ -64,22 +62,6 @@ def made(**config: Any) -> DMAE:
         for table in (model.body.embed.item, model.body.embed.category):
             table.weight[0] = 0
     return model.eval()
-
-
-def some_inputs(*, seed: int = 0, lengths: tuple[int, ...] = (5, 0, 3, 1), k: int = 4) -> RankInputs:
-    generator = torch.Generator().manual_seed(seed)
-    batch, width = len(lengths), max(lengths)
-    real = torch.arange(width) < torch.tensor(lengths)[:, None]
-    history = torch.randint(1, 21, (batch, width), generator=generator) * real
-    requests = Requests(torch.arange(batch), torch.full((batch,), 9000), history, history * 100)
-    items = torch.randint(1, 21, (batch, k), generator=generator)
-    return RankInputs(requests, items, torch.randn(batch, k, 3, generator=generator))
-
-
-def labelled(inputs: RankInputs) -> RankBatch:
-    items = inputs.items.clone()
-    items[:2, -1] = 0
-    return RankBatch(replace(inputs, items=items), F.one_hot(torch.tensor([0, 2, 1, 3]), 4).float())
 
 
 def linear(layer: nn.Linear, x: np.ndarray) -> np.ndarray:
@@ -207,13 +189,7 @@ def test_without_fusion_each_sequence_is_its_mean() -> None:
 class TestWhatMustNotMatter:
     def test_padding(self, config: dict[str, Any]) -> None:
         model, inputs = made(**config), some_inputs()
-        requests = replace(
-            inputs.requests,
-            history=F.pad(inputs.requests.history, (0, 3)),
-            history_times_ms=F.pad(inputs.requests.history_times_ms, (0, 3)),
-        )
-        padded = RankInputs(requests, F.pad(inputs.items, (0, 2)), F.pad(inputs.features, (0, 0, 0, 2)))
-        torch.testing.assert_close(model(padded)[:, :4], model(inputs))
+        torch.testing.assert_close(model(padded(inputs))[:, :4], model(inputs))
 
     def test_the_other_candidates_and_one_that_is_there_twice(self, config: dict[str, Any]) -> None:
         model, inputs = made(**config), some_inputs()

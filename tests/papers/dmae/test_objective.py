@@ -22,7 +22,8 @@ from penchant.papers.dmae.objective import (
     constant_distance,
     decoding_distance,
 )
-from tests.papers.dmae.test_dmae import labelled, made, some_inputs
+from tests.papers.dmae.test_dmae import made
+from tests.rank_inputs import labelled, some_inputs
 
 
 @settings(deadline=None, max_examples=60)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from penchant.data.store import Store
-from penchant.encoders.encode import encode_store
 from tests.factories import make_store
-from tests.tiny_models import save_language_model, save_text_model
+from tests.tiny_models import encoded, save_language_model
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +19,4 @@ def language_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("karma")
-    store = make_store(folder / "store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
-        encode_store(store, text=str(save_text_model(folder / "text")), image=None, device="cpu")
-    return store
+    return encoded(make_store(folder / "store"), folder)
