@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
+from penchant.data.schema import FIRST_MS
 from penchant.errors import ConfigError, PenchantError
 from penchant.funnel.pipeline import Trace
 from penchant.funnel.retrieve import CategoryRetriever
@@ -157,13 +158,17 @@ class Service:
 
         Raises:
             UnknownItemError: an item is not in the catalogue; nothing is logged.
-            FieldError: an event from the future.
+            FieldError: an event from the future, or, where the bundle has times, from before 1990.
         """
         now = self._now_ms()
+        # Without times the log's own tell an order alone, so that any numbers will do.
+        first = FIRST_MS if self.bundle.has_time else 0
         for place, event in enumerate(events):
-            if event["ts_ms"] is not None and event["ts_ms"] > now + MAX_AHEAD_MS:
+            ts_ms = now if event["ts_ms"] is None else event["ts_ms"]
+            if not first <= ts_ms <= now + MAX_AHEAD_MS:
+                problem = "is before 1990; ts_ms is milliseconds" if ts_ms < first else "lies in the future"
                 fix = "Send milliseconds since 1970 UTC, or leave ts_ms out."
-                raise FieldError(f"events.{place}.ts_ms", event["ts_ms"], "lies in the future", fix)
+                raise FieldError(f"events.{place}.ts_ms", ts_ms, problem, fix)
         new = self.histories.append(
             [Event(**{**e, "ts_ms": now if e["ts_ms"] is None else e["ts_ms"]}) for e in events]
         )

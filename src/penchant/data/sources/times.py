@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from penchant.data.schema import FIRST_MS, LAST_MS
 from penchant.data.sources.raw import Check, Raw, Workspace, sift
-
-FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
-"""1990 and 2100: a time outside is a broken clock or a misread unit."""
 
 UNITS = (("seconds", 1e11, 1e3), ("milliseconds", 1e14, 1.0), ("microseconds", 1e17, 1e-3), ("nanoseconds", 1e20, 1e-6))
 """Unit, what the column's median is under, milliseconds in it."""
