@@ -27,7 +27,9 @@ from tests.serve.conftest import NOW_MS, post, problem
         ("recommend", {"user_id": 1}, "user_id", 1),
         ("recommend", {"user_id": ""}, "user_id", ""),
         ("recommend", {"user": "u1"}, "user", "u1"),
-        ("recommend", {"user_id": "u1", "history": ["i1"]}, "history", 1),
+        ("recommend", {"user_id": "u1", "history": ["i1"]}, "history", "list of 1"),
+        ("recommend", {"user_id": " "}, "user_id", " "),
+        ("recommend", {"history": ["i1", "\xa0"]}, "history.1", "\xa0"),
         ("recommend", {"history": ["i1", "i999"]}, "history.1", "i999"),
         ("recommend", {"history": ["i1"] * (schemas.MAX_HISTORY + 1)}, "history", "list of 1001"),
         ("search", {"query": ""}, "query", ""),
@@ -51,6 +53,42 @@ def test_a_refusal_names_field_value_and_fix(
 ) -> None:
     error = problem(client, path, **body)
     assert (error["field"], error["value"]) == (field, value)
+    assert error["problem"] not in error["fix"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fix"),
+    [
+        ("search", {"query": ""}, "Send 1 to 200 characters."),
+        ("recommend", {"k": 0}, "Send a whole number from 1 to 1,000."),
+        ("recommend", {"k": 1.5}, "Send a whole number from 1 to 1,000."),
+        ("recommend", {"history": "i1"}, "Send a list of at most 1,000 item ids."),
+        ("recommend", {"history": ["i1", ""]}, "Send 1 to 256 characters that are not all blank."),
+        ("recommend", {"explain": "yes"}, "Send true or false."),
+        ("history", {"user_id": "u1", "limit": 0}, "Send a whole number from 1 to 1,000."),
+        ("events", {"events": []}, "Send a list of 1 to 1,000 events."),
+        (
+            "events",
+            {"events": [{"user_id": "u1", "item_id": "i1", "ts_ms": -1}]},
+            "Send milliseconds since 1970 UTC as a whole number, or leave it out.",
+        ),
+    ],
+)
+def test_the_fix_says_what_the_field_takes(client: TestClient, path: str, body: dict[str, Any], fix: str) -> None:
+    assert problem(client, path, **body)["fix"] == fix
+
+
+def test_the_fix_of_a_parameter_says_what_it_takes(client: TestClient) -> None:
+    for limit in ("abc", "0", "101"):
+        (error,) = client.get("/v1/users", params={"limit": limit}).json()["errors"]
+        assert (error["field"], error["value"]) == ("limit", limit)
+        assert error["fix"] == "Send a whole number from 1 to 100."
+
+
+def test_of_every_field_it_is_known_what_it_takes(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()["components"]["schemas"]
+    fields = {field for name, one in described.items() if name.endswith("Input") for field in one["properties"]}
+    assert fields <= set(schemas.SEND)
 
 
 def test_a_refused_batch_of_events_leaves_no_trace(client: TestClient) -> None:

@@ -253,7 +253,8 @@ class Service:
     def _requests(self, user_id: str | None, history: Sequence[str] | None, query: str | None = None) -> Requests:
         now = self._now_ms()
         if user_id is not None and history is not None:
-            raise FieldError("history", len(history), "a user_id and a history were given", "Send one of the two.")
+            given = f"list of {len(history)}"
+            raise FieldError("history", given, "a user_id and a history were given", "Send one of the two.")
         if user_id is not None:
             return self.histories.request(user_id, now, query)
         items = np.array([self._known(i, f"history.{p}") for p, i in enumerate(history or ())], dtype=np.int32)
