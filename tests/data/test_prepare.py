@@ -25,7 +25,7 @@ QUIET = Console(quiet=True)
 DAY = 1_704_067_200  # 2024-01-01, in seconds
 
 
-def log(users: list, items: list, times: list) -> pa.Table:
+def log(users: list, items: list, times: list | pa.Array) -> pa.Table:
     return pa.table({"user_id": users, "item_id": items, "timestamp": times})
 
 
@@ -82,6 +82,9 @@ def test_a_store_does_not_depend_on_how_users_are_interleaved(
         (["2024-01-01", "2024-01-01T00:00:01"], "ISO 8601 text"),
         (["2024-01-01T02:00:00+02:00", "2023-12-31 19:00:01-05"], "ISO 8601 text"),
         (["2024-01-01T00:00:00.000Z", "2024-01-01 00:00:01.000"], "ISO 8601 text"),
+        (["20240101", "2024-01-01 02:00:01 +0200"], "ISO 8601 text"),
+        (["2024-01-01T00", "2023-12-31T22:00:01 -02"], "ISO 8601 text"),
+        (["2024-01-01 02+02", "2024-01-01T01:00:01.000 +01:00"], "ISO 8601 text"),
         (pa.array([DAY * 1000, DAY * 1000 + 1000], pa.timestamp("ms")), "timestamps"),
         (pa.array([DAY * 10**9, (DAY + 1) * 10**9], pa.timestamp("ns", tz="Asia/Tokyo")), "timestamps"),
     ],
@@ -91,6 +94,14 @@ def test_every_usual_kind_of_time_is_understood(times: list, unit: str, tmp_path
     store = prepare(raw, tmp_path / "store", console=QUIET)
     assert store.event_ts_ms.tolist() == [DAY * 1000, (DAY + 1) * 1000]
     assert any(note.startswith(f"Times of events were read as {unit}") for note in store.manifest["notes"])
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.int64(), pa.float64()])
+def test_numbers_may_be_days(kind: pa.DataType, tmp_path: Path) -> None:
+    days = pa.array([20240101, 20240102, 20240230]).cast(kind)
+    store = prepare(from_tables(log(["u"] * 3, list("abc"), days)), tmp_path / "store", console=QUIET)
+    assert store.event_ts_ms.tolist() == [DAY * 1000, (DAY + 86_400) * 1000]
+    assert [r["count"] for r in store.manifest["refused"]] == [1]  # the 30th of February
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, 5e9, 1e30, float("nan"), float("inf"), float("-inf")])
