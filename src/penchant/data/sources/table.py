@@ -167,6 +167,8 @@ def _assemble(
             f"{opened['events'].label} has no time column (it has: {choices([*opened['events'].columns])}): "
             "the order of its rows is the order of events."
         )
+    for kind, keys, what in UNTOLD:
+        raw.notes += _missed(opened[kind], found[kind], keys, what) if kind in opened else ()
     _log_view(work, opened["events"], found["events"], "raw_events")
     if "impressions" in opened:
         _log_view(work, opened["impressions"], found["impressions"], "raw_shown")
@@ -178,6 +180,24 @@ def _assemble(
     if "users" in opened:
         raw.users = _kept(raw, opened["users"], found["users"])
     return raw
+
+
+UNTOLD = (
+    ("events", ("action",), "every event is a click"),
+    ("items", ("title",), "ids are shown instead"),
+    ("items", ("category", "category_path"), "no ULIM, and no features of categories"),
+)
+"""Of which table, which columns (one of them will do) are missed, and what is there without them."""
+
+
+def _missed(table: Opened, found: Mapping[str, str], keys: Sequence[str], what: str) -> list[str]:
+    """A note where none of the columns was recognised, and one that was not may be meant for it."""
+    if any(key in found for key in keys) or len(found) == len(table.columns):
+        return []
+    return [
+        f"{table.label} has no {keys[0]} column (it has: {choices([*table.columns])}): {what}. "
+        f"If one of them is meant, map it: --columns {keys[0]}=COLUMN."
+    ]
 
 
 def _log_view(work: Workspace, table: Opened, found: Mapping[str, str], view: str) -> None:
