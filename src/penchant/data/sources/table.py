@@ -235,6 +235,12 @@ def _kept(raw: Raw, table: Opened, found: Mapping[str, str]) -> pa.Table:
     numbers = _numbers(work, table, others)
     if numbers:
         raw.notes.append(f"{table.label}: took {choices([*numbers])} as numbers.")
+    almost = _almost_numbers(work, table, [c for c in others if c not in numbers])
+    if almost:
+        raw.notes.append(
+            f"{table.label}: kept as text: {'; '.join(almost[:20])}. "
+            "Numbers are written as 12.50, and left empty where there are none."
+        )
     taken = {*_RESERVED, *others} - {""}
     for column in others:
         own = column
@@ -274,6 +280,21 @@ def _numbers(work: Workspace, table: Opened, columns: Sequence[str]) -> dict[str
     kinds = work.rows(f"SELECT {kind} FROM (SELECT {values} FROM {table.table})")[0]
     found = zip(texts.items(), kinds, strict=True)
     return {column: f"CAST({value} AS {types[kind]})" for (column, value), kind in found if kind in types}
+
+
+def _almost_numbers(work: Workspace, table: Opened, columns: Sequence[str]) -> list[str]:
+    """Of columns kept as text those whose values mostly begin as numbers do, each with the first that is none."""
+    found = []
+    for column in columns if table.textual else ():
+        number = f"(regexp_full_match(v, {text(DECIMAL)}) AND isfinite(TRY_CAST(v AS DOUBLE)))"
+        values = f"SELECT row, {id_sql(work, table, column)} AS v FROM {table.table}"
+        count, digits, first = work.rows(
+            "SELECT count(v), count(*) FILTER (regexp_matches(v, '^[-+]?[0-9]')), "
+            f"arg_min(v, row) FILTER (NOT {number}) FROM ({values})"
+        )[0]
+        if 2 * digits > count:
+            found.append(f"{column[:40]} (the first that is no number: {first[:40]!r})")
+    return found
 
 
 _RESERVED = ("item", "user", "item_id", "user_id", "title", "text", "category", "category_path", "image")
