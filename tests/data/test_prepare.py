@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from penchant.data import prepare as preparing
+from penchant.data import writer
 from penchant.data.prepare import prepare
 from penchant.data.sources.table import from_tables
 from penchant.data.store import Store
@@ -160,6 +161,27 @@ def test_the_summary_says_what_there_is_and_what_was_refused(tmp_path: Path) -> 
     assert rows["events"] == "3"
     assert rows["rows refused"] == "1"
     assert rows["events a user"] == "min 1, quartiles 1 / 1 / 2, max 2"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+def test_events_that_were_logged_twice_are_counted_and_kept(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "BATCH", batch)
+    said = io.StringIO()
+    users, items = list("uuuuuvvw"), list("ababaaba")
+    raw = from_tables(log(users, items, [DAY] * 4 + [DAY + 1] + [DAY] * 3))
+    store = prepare(raw, tmp_path / "store", console=Console(file=said, width=200))
+    assert store.num_events == 8
+    assert store.manifest["repeated_events"] == 2
+    assert "note 2 events repeat user, item and time of an earlier one" in said.getvalue()
+
+
+def test_where_nothing_is_repeated_nothing_is_said(tmp_path: Path) -> None:
+    said = io.StringIO()
+    raw = from_tables(log(list("uuv"), list("aba"), [DAY] * 3))
+    prepare(raw, tmp_path / "store", console=Console(file=said, width=200))
+    assert "repeat" not in said.getvalue()
 
 
 def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:
