@@ -252,6 +252,20 @@ def test_a_search_gives_matches_only_in_the_rankers_order(client: TestClient, bu
         assert "red" in (bundle.titles[bundle.item_of(item["id"])] or "")
 
 
+@pytest.mark.parametrize("user", ["u1", None])
+def test_a_search_for_an_id_finds_the_item_first(bundle: Bundle, tmp_path: Path, user: str | None) -> None:
+    titles = [f"thing like {i}" if i in ("i7", "i9") else None for i in bundle.item_ids]
+    service = Service(replace(bundle, titles=titles), EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    found = service.search(" i5 ", user, 3)  # it has no title, and no other item has the word
+    assert ([item["id"] for item in found["items"]], found["matched"]) == (["i5"], "item id")
+    both = service.search("i7", user, 3)
+    assert both["items"][0]["id"] == "i7"
+    assert [item["rank"] for item in both["items"]] == list(range(1, len(both["items"]) + 1))
+    assert len({item["id"] for item in both["items"]}) == len(both["items"])
+    assert service.search("i7", user, 1)["items"] == both["items"][:1]
+    assert service.search("i99", user, 3)["matched"] != "item id"
+
+
 def test_a_search_without_a_match_says_so(client: TestClient) -> None:
     answer = post(client, "search", query="zebra", user_id="u1")
     assert answer["items"] == []

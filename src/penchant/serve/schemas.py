@@ -149,7 +149,7 @@ class RecommendOutput(BaseModel):
 class SearchOutput(RecommendOutput):
     """Items that match a query."""
 
-    matched: str = Field(description='"all words", "some words", "close spelling" or "nothing".')
+    matched: str = Field(description='"item id", "all words", "some words", "close spelling" or "nothing".')
 
 
 class EventsOutput(BaseModel):

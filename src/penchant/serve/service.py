@@ -15,13 +15,16 @@ from penchant.errors import ConfigError, PenchantError
 from penchant.funnel.pipeline import Trace
 from penchant.funnel.retrieve import CategoryRetriever
 from penchant.funnel.stages import Candidates, Requests
-from penchant.index.lexical import SEARCH_POOL
+from penchant.index.lexical import SEARCH_POOL, Matches
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import Event, EventLog
 from penchant.serve.histories import Histories, UnknownItemError
 
 MAX_AHEAD_MS = 60_000
 """How far a sender's clock may be ahead."""
+
+BY_ID = "item id"
+"""How a search matched whose query is an item's id."""
 
 
 class FieldError(PenchantError):
@@ -118,15 +121,16 @@ class Service:
         """Items whose words match, in the ranker's order for a user with a history, else by text match.
 
         All that match have all words of the query where any item has; the ranker then orders the best `SEARCH_POOL` of
-        them by this user's interest alone, so text decides what is in the list and the user decides the order.
+        them by this user's interest alone, so text decides what is in the list and the user decides the order. An item
+        whose id the query is stands first.
         """
         start = time.perf_counter()
         k = self._bounded(k)
-        found = self.bundle.lexical.search(query, SEARCH_POOL)
+        found = self._matches(query)
         timing = {"match": _ms(start)}
         if not len(found.items):
             timing["total"] = _ms(start)
-            reason = "no item's title, category or text has any of these words, or one spelled much alike"
+            reason = "no item's id, title, category or text has any of these words, or one spelled much alike"
             return {"items": [], "served": "text match", "reason": reason, "matched": "nothing", "timing_ms": timing}
         requests = self._requests(user_id, None, query)
         middle = time.perf_counter()
@@ -134,11 +138,15 @@ class Service:
         timing["order"] = _ms(middle)
         personal = bool(requests.lengths[0]) and self._funnels[False].has_scorer
         text_rank = {int(item): place for place, item in enumerate(found.items, start=1)}
-        items = self._items(ordered.top(k))
+        named = found.matched == BY_ID
+        items = self._items(ordered if named else ordered.top(k))
         for item, number in zip(items, ordered.items[0].tolist(), strict=False):
             item["text_rank"] = text_rank[number]
             if not personal:
                 item["score"] = float(found.scores[item["text_rank"] - 1])
+        if named:
+            items.sort(key=lambda item: item["text_rank"] != 1)
+            items = [{**item, "rank": rank} for rank, item in enumerate(items[:k], start=1)]
         timing["total"] = _ms(start)
         reason = f"no more items match by {found.matched}"
         if len(found.items) == SEARCH_POOL:
@@ -152,6 +160,19 @@ class Service:
             "matched": found.matched,
             "timing_ms": timing,
         }
+
+    def _matches(self, query: str) -> Matches:
+        """The items whose words match, behind the one whose id it is.
+
+        Ids are no words of the index: by parts of them ("sku") a search would find the whole catalogue.
+        """
+        found = self.bundle.lexical.search(query, SEARCH_POOL)
+        item = self.bundle.item_of(query.strip())
+        if not item:
+            return found
+        others = found.items != item
+        scores = np.append(found.scores.max(initial=1.0), found.scores[others])
+        return Matches(np.append(item, found.items[others]), scores, BY_ID)
 
     def append(self, events: Sequence[dict[str, Any]]) -> dict[str, int]:
         """Log events; the next request sees them.
