@@ -361,6 +361,15 @@ def test_health_says_what_is_served(client: TestClient) -> None:
     assert (answer["status"], answer["items"], answer["users"], answer["synthetic"]) == ("ok", 80, 60, False)
 
 
+def test_a_shop_without_pictures_gets_no_boxes_for_them(client: TestClient, bundle: Bundle, tmp_path: Path) -> None:
+    assert client.get("/healthz").json()["pictures"] is True
+    bare = replace(bundle, thumbnails=None, thumbnail_indptr=None)
+    with TestClient(create_app(Service(bare, EventLog(tmp_path / "log")), workers=1)) as other:
+        assert other.get("/healthz").json()["pictures"] is False
+        assert ".no-pictures .picture { display: none; }" in other.get("/console/style.css").text
+        assert 'toggle("no-pictures", !health.pictures)' in other.get("/console/app.js").text
+
+
 def test_answers_are_as_openapi_says(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     described_statuses = set(described["paths"]["/v1/recommend"]["post"]["responses"])

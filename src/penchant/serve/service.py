@@ -268,6 +268,7 @@ class Service:
             "max_k": self.settings.preranked_size,
             "synthetic": self.bundle.is_synthetic,
             "reads": self.reads,
+            "pictures": self.bundle.has_pictures,
             "data": self.bundle.manifest["store"]["name"],
         }
 
