@@ -92,6 +92,12 @@ def test_pictures_are_shown_and_an_item_without_one_has_its_letter(page: str) ->
     assert 'class="blank"' in page
 
 
+def test_strips_of_many_items_scroll_within_the_page(page: str) -> None:
+    """A column that is as wide as what it holds would never let them."""
+    assert ".people{display:grid;grid-template-columns:minmax(0,1fr)" in page
+    assert re.search(r"\.strip\{[^}]*overflow-x:auto", page)
+
+
 def test_synthetic_data_is_labelled_and_real_data_is_not(page: str, tmp_path: Path) -> None:
     events = [(1, 1, DAY), (1, 2, 2 * DAY)]
     made = small_store(tmp_path / "store", events, num_items=2, meta={"synthetic": True})
