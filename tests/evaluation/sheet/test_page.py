@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from penchant.data.store import Store
+from penchant.evaluation.sheet.checks import REASSURANCE
 from penchant.evaluation.sheet.examples import NUM_EVENTS, NUM_USERS, draw_examples
 from penchant.evaluation.sheet.page import render_page, write_page
 from penchant.evaluation.sheet.report import make_sheet, render_terminal
@@ -181,3 +182,5 @@ def test_the_terminal_names_what_does_not_hold(store: Store) -> None:
     said = console.export_text()
     assert "made-up" in said
     assert "Training ends before the test begins" in said
+    assert REASSURANCE in " ".join(said.split())  # as the page says, which many read later or never
+    assert REASSURANCE in render_page(make_sheet(store))
