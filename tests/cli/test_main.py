@@ -62,6 +62,7 @@ def test_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFix
         (("train", "popularity", "nowhere"), "no Store here"),
         (("evaluate", "nowhere"), "no finished run here"),
         (("evaluate",), "name a run, or --lists"),
+        (("explain", "nowhere"), "nowhere: no finished run here"),
         (("export", "nowhere", "--out", "bundle"), "no funnel here"),
         (("reproduce", "nothing"), "there is no table 'nothing'"),
         (("report", "nothing"), "there is no report 'nothing'"),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from penchant.data import prepare as preparing
+from penchant.data import writer
 from penchant.data.prepare import prepare
 from penchant.data.sources.table import from_tables
 from penchant.data.store import Store
@@ -25,7 +26,7 @@ QUIET = Console(quiet=True)
 DAY = 1_704_067_200  # 2024-01-01, in seconds
 
 
-def log(users: list, items: list, times: list) -> pa.Table:
+def log(users: list, items: list, times: list | pa.Array) -> pa.Table:
     return pa.table({"user_id": users, "item_id": items, "timestamp": times})
 
 
@@ -82,6 +83,9 @@ def test_a_store_does_not_depend_on_how_users_are_interleaved(
         (["2024-01-01", "2024-01-01T00:00:01"], "ISO 8601 text"),
         (["2024-01-01T02:00:00+02:00", "2023-12-31 19:00:01-05"], "ISO 8601 text"),
         (["2024-01-01T00:00:00.000Z", "2024-01-01 00:00:01.000"], "ISO 8601 text"),
+        (["20240101", "2024-01-01 02:00:01 +0200"], "ISO 8601 text"),
+        (["2024-01-01T00", "2023-12-31T22:00:01 -02"], "ISO 8601 text"),
+        (["2024-01-01 02+02", "2024-01-01T01:00:01.000 +01:00"], "ISO 8601 text"),
         (pa.array([DAY * 1000, DAY * 1000 + 1000], pa.timestamp("ms")), "timestamps"),
         (pa.array([DAY * 10**9, (DAY + 1) * 10**9], pa.timestamp("ns", tz="Asia/Tokyo")), "timestamps"),
     ],
@@ -91,6 +95,14 @@ def test_every_usual_kind_of_time_is_understood(times: list, unit: str, tmp_path
     store = prepare(raw, tmp_path / "store", console=QUIET)
     assert store.event_ts_ms.tolist() == [DAY * 1000, (DAY + 1) * 1000]
     assert any(note.startswith(f"Times of events were read as {unit}") for note in store.manifest["notes"])
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.int64(), pa.float64()])
+def test_numbers_may_be_days(kind: pa.DataType, tmp_path: Path) -> None:
+    days = pa.array([20240101, 20240102, 20240230]).cast(kind)
+    store = prepare(from_tables(log(["u"] * 3, list("abc"), days)), tmp_path / "store", console=QUIET)
+    assert store.event_ts_ms.tolist() == [DAY * 1000, (DAY + 86_400) * 1000]
+    assert [r["count"] for r in store.manifest["refused"]] == [1]  # the 30th of February
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, 5e9, 1e30, float("nan"), float("inf"), float("-inf")])
@@ -149,6 +161,27 @@ def test_the_summary_says_what_there_is_and_what_was_refused(tmp_path: Path) -> 
     assert rows["events"] == "3"
     assert rows["rows refused"] == "1"
     assert rows["events a user"] == "min 1, quartiles 1 / 1 / 2, max 2"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+def test_events_that_were_logged_twice_are_counted_and_kept(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "BATCH", batch)
+    said = io.StringIO()
+    users, items = list("uuuuuvvw"), list("ababaaba")
+    raw = from_tables(log(users, items, [DAY] * 4 + [DAY + 1] + [DAY] * 3))
+    store = prepare(raw, tmp_path / "store", console=Console(file=said, width=200))
+    assert store.num_events == 8
+    assert store.manifest["repeated_events"] == 2
+    assert "note 2 events repeat user, item and time of an earlier one" in said.getvalue()
+
+
+def test_where_nothing_is_repeated_nothing_is_said(tmp_path: Path) -> None:
+    said = io.StringIO()
+    raw = from_tables(log(list("uuv"), list("aba"), [DAY] * 3))
+    prepare(raw, tmp_path / "store", console=Console(file=said, width=200))
+    assert "repeat" not in said.getvalue()
 
 
 def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from penchant.baselines.counted.markov import Markov
 from penchant.baselines.counted.popularity import Popularity
@@ -23,8 +26,11 @@ from penchant.funnel.retrieve import retriever
 from penchant.funnel.similarity import similarities
 from penchant.models import Sizes, save_model
 from penchant.recipes.ranking import fit_inputs
+from penchant.serve.app import create_app
 from penchant.serve.bundle import Bundle
+from penchant.serve.events import EventLog
 from penchant.serve.export import export
+from penchant.serve.service import Service
 
 NOW_MS = 1_800_000_000_000
 """After every event of the made-up market."""
@@ -84,3 +90,25 @@ def bundle_path(run_folder: Path, store: Store, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def bundle(bundle_path: Path) -> Bundle:
     return Bundle.load(bundle_path)
+
+
+@pytest.fixture
+def client(bundle: Bundle, tmp_path: Path) -> Iterator[TestClient]:
+    service = Service(bundle, EventLog(tmp_path / "events.sqlite"), now_ms=lambda: NOW_MS)
+    with TestClient(create_app(service, workers=1)) as client:
+        yield client
+
+
+def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+def problem(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["problem"]
+    assert error["fix"]
+    return error

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,29 +31,7 @@ from penchant.serve.events import EventLog
 from penchant.serve.export import export
 from penchant.serve.histories import Histories
 from penchant.serve.service import Service, set_deadline
-from tests.serve.conftest import NOW_MS
-
-
-@pytest.fixture
-def client(bundle: Bundle, tmp_path: Path) -> Iterator[TestClient]:
-    service = Service(bundle, EventLog(tmp_path / "events.sqlite"), now_ms=lambda: NOW_MS)
-    with TestClient(create_app(service, workers=1)) as client:
-        yield client
-
-
-def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
-    answer = client.post(f"/v1/{path}", json=body)
-    assert answer.status_code in (200, 201), answer.text
-    return answer.json()
-
-
-def problem(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
-    answer = client.post(f"/v1/{path}", json=body)
-    assert answer.status_code == 422, answer.text
-    (error,) = answer.json()["errors"]
-    assert error["problem"]
-    assert error["fix"]
-    return error
+from tests.serve.conftest import NOW_MS, post, problem
 
 
 def test_the_list_is_the_funnels_own(client: TestClient, bundle: Bundle, tmp_path: Path) -> None:
@@ -275,78 +252,25 @@ def test_a_search_gives_matches_only_in_the_rankers_order(client: TestClient, bu
         assert "red" in (bundle.titles[bundle.item_of(item["id"])] or "")
 
 
+@pytest.mark.parametrize("user", ["u1", None])
+def test_a_search_for_an_id_finds_the_item_first(bundle: Bundle, tmp_path: Path, user: str | None) -> None:
+    titles = [f"thing like {i}" if i in ("i7", "i9") else None for i in bundle.item_ids]
+    service = Service(replace(bundle, titles=titles), EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    found = service.search(" i5 ", user, 3)  # it has no title, and no other item has the word
+    assert ([item["id"] for item in found["items"]], found["matched"]) == (["i5"], "item id")
+    both = service.search("i7", user, 3)
+    assert both["items"][0]["id"] == "i7"
+    assert [item["rank"] for item in both["items"]] == list(range(1, len(both["items"]) + 1))
+    assert len({item["id"] for item in both["items"]}) == len(both["items"])
+    assert service.search("i7", user, 1)["items"] == both["items"][:1]
+    assert service.search("i99", user, 3)["matched"] != "item id"
+
+
 def test_a_search_without_a_match_says_so(client: TestClient) -> None:
     answer = post(client, "search", query="zebra", user_id="u1")
     assert answer["items"] == []
     assert answer["matched"] == "nothing"
     assert "no item" in answer["reason"]
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "field", "value"),
-    [
-        ("recommend", {"user_id": "u1", "k": 0}, "k", 0),
-        ("recommend", {"user_id": "u1", "k": schemas.MAX_K + 1}, "k", schemas.MAX_K + 1),
-        ("recommend", {"user_id": "u1", "k": 21}, "k", 21),
-        ("recommend", {"user_id": "u1", "k": "5"}, "k", "5"),
-        ("recommend", {"user_id": 1}, "user_id", 1),
-        ("recommend", {"user_id": ""}, "user_id", ""),
-        ("recommend", {"user": "u1"}, "user", "u1"),
-        ("recommend", {"user_id": "u1", "history": ["i1"]}, "history", 1),
-        ("recommend", {"history": ["i1", "i999"]}, "history.1", "i999"),
-        ("recommend", {"history": ["i1"] * (schemas.MAX_HISTORY + 1)}, "history", "list of 1001"),
-        ("search", {"query": ""}, "query", ""),
-        ("search", {"query": "x" * 201}, "query", f"{'x' * 100}... (201 characters)"),
-        ("search", {}, "query", None),
-        ("events", {"events": []}, "events", "list of 0"),
-        ("events", {"events": [{"user_id": "u1", "item_id": "i1"}] * 1001}, "events", "list of 1001"),
-        ("events", {"events": [{"user_id": "u1", "item_id": "i999"}]}, "events.0.item_id", "i999"),
-        ("events", {"events": [{"user_id": "u1", "item_id": "i1", "ts_ms": -1}]}, "events.0.ts_ms", -1),
-        (
-            "events",
-            {"events": [{"user_id": "u1", "item_id": "i1", "ts_ms": NOW_MS + 61_000}]},
-            "events.0.ts_ms",
-            NOW_MS + 61_000,
-        ),
-        ("events", {"events": [{"user_id": "u1", "item_id": "i1", "action": "A b"}]}, "events.0.action", "A b"),
-    ],
-)
-def test_a_refusal_names_field_value_and_fix(
-    client: TestClient, path: str, body: dict[str, Any], field: str, value: object
-) -> None:
-    error = problem(client, path, **body)
-    assert (error["field"], error["value"]) == (field, value)
-
-
-def test_a_refused_batch_of_events_leaves_no_trace(client: TestClient) -> None:
-    problem(client, "events", events=[{"user_id": "u1", "item_id": "i1"}, {"user_id": "u1", "item_id": "i999"}])
-    problem(client, "events", events=[{"user_id": "stranger", "item_id": "i1"}, {"user_id": "stranger"}])
-    assert post(client, "history", user_id="stranger")["known"] is False
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"{",
-        b"",
-        b"[1]",
-        b'"x"',
-        b"\xff\xfe",
-        b'{"k": NaN}',
-        b'{"k": ' + b"9" * 5000 + b"}",
-        b"[" * 100_000,
-        b"[" * 100_000 + b"]" * 100_000,
-        b'{"user_id": "\\ud800"}',  # half of a letter
-        b'{"user_id": "u1", "\\ud800": 1}',
-        b'{"user_id": "\xff"}',
-    ],
-)
-def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: bytes) -> None:
-    answer = client.post("/v1/recommend", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 422
-    (error,) = answer.json()["errors"]
-    assert error["field"] == "body"
-    assert error["fix"]
 
 
 def test_a_large_body_is_refused_before_it_is_parsed(client: TestClient) -> None:
@@ -435,6 +359,15 @@ def test_health_says_what_is_served(client: TestClient) -> None:
     answer = client.get("/healthz").json()
     assert answer == schemas.HealthOutput(**answer).model_dump()
     assert (answer["status"], answer["items"], answer["users"], answer["synthetic"]) == ("ok", 80, 60, False)
+
+
+def test_a_shop_without_pictures_gets_no_boxes_for_them(client: TestClient, bundle: Bundle, tmp_path: Path) -> None:
+    assert client.get("/healthz").json()["pictures"] is True
+    bare = replace(bundle, thumbnails=None, thumbnail_indptr=None)
+    with TestClient(create_app(Service(bare, EventLog(tmp_path / "log")), workers=1)) as other:
+        assert other.get("/healthz").json()["pictures"] is False
+        assert ".no-pictures .picture { display: none; }" in other.get("/console/style.css").text
+        assert 'toggle("no-pictures", !health.pictures)' in other.get("/console/app.js").text
 
 
 def test_answers_are_as_openapi_says(client: TestClient) -> None:

@@ -14,7 +14,7 @@ from penchant.cli.arguments import parse
 from penchant.errors import ConfigError
 from penchant.recipes.karma.explain import Explainer
 from penchant.recipes.karma.explained import write_explained
-from penchant.recipes.runs import load_run
+from penchant.recipes.runs import check_run, load_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ class Explain:
 def explain(args: Sequence[str]) -> None:
     """Read interests in words."""
     chosen = parse("explain", Explain, args)
+    check_run(chosen.run)  # first: whom to explain is a question of a run that is there
     if not chosen.user and chosen.drawn < 1 and chosen.check < 1:
         raise ConfigError("nobody to explain", fix="Give --user ID, --drawn 10, or --check 1000.")
     if min(chosen.drawn, chosen.check) < 0 or chosen.k < 1:

@@ -102,6 +102,7 @@ def _check(raw: Raw) -> None:
         Check(f"{c} is missing", f"{c} IS NULL", c, missing or "Every event needs a user_id and an item_id.")
         for c in ("user_id", "item_id")
     ]
+    already = len(raw.refused)
     timed(raw, "events", raw.events, "events_ms", raw.has_time)
     sift(
         raw,
@@ -112,10 +113,12 @@ def _check(raw: Raw) -> None:
         raw.events,
     )
     if raw.work.value("SELECT count(*) FROM events_ok") == 0:
-        refused = [r for r in raw.refused if r.samples]
         why = "; ".join(f"{r.reason}: {r.count:,}" for r in raw.refused) or "there are no rows"
-        where = refused[0].samples[0] if refused else raw.places("events", [1])[0]
-        raise DataError(f"no usable event ({why})", where=where, fix=refused[0].fix if refused else "Give rows.")
+        # What most rows have is what is wrong with the file: the other reasons are of single rows.
+        refused = [r for r in raw.refused[already:] or raw.refused if r.samples]
+        most = max(refused, key=lambda r: r.count, default=None)
+        where = most.samples[0] if most else raw.places("events", [1])[0]
+        raise DataError(f"no usable event ({why})", where=where, fix=most.fix if most else "Give rows.")
     if raw.impressions is None:
         return
     has = raw.work.types(raw.impressions)

@@ -14,6 +14,9 @@ import pyarrow as pa
 FORMAT = 1
 """Version of the Store's layout; a Store of another version is refused."""
 
+FIRST_MS, LAST_MS = 631_152_000_000, 4_102_444_800_000
+"""1990 and 2100: a time outside is a broken clock or a misread unit."""
+
 SOURCES = ("logged", "logged_random", "rated_low", "synthetic", "random")
 """Where a non-click comes from: shown and not clicked; the same, of items that were shown at random; rated low (a
 proxy); generated; drawn at random, and perhaps never shown."""

@@ -49,5 +49,14 @@ def print_summary(store: Store, console: Console) -> None:
         console.print(f"[yellow]refused[/] {r['count']:,}: {escape(r['reason'])}. {escape(r['fix'])}", soft_wrap=True)
         for sample in r["samples"]:
             console.print(f"    {escape(sample)}", highlight=False, soft_wrap=True)
-    for note in m["notes"]:
+    for note in (*m["notes"], *_repeated(m)):
         console.print(f"[cyan]note[/] {escape(note)}", highlight=False, soft_wrap=True)
+
+
+def _repeated(manifest: dict[str, Any]) -> list[str]:
+    """A note of events that others repeat; without times, none says whether one was logged twice."""
+    count = manifest["repeated_events"]
+    if not count or not manifest["has_time"]:
+        return []
+    says = "All are kept; if they were logged twice, leave them out first: docs/data.md says how."
+    return [f"{count:,} events repeat user, item and time of an earlier one. {says}"]

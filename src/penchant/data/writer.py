@@ -169,6 +169,7 @@ def _write_events(folder: Path, arrays: _Arrays, events: Rows, num_users: int, n
     per_user = np.zeros(num_users + 1, dtype=np.int64)
     last = (0, 0, 0)  # user, ts_ms, row of the event before
     first_ms, last_ms = 2**62, -(2**62)
+    repeats, moment = 0, [np.zeros(0, dtype=np.int64)] * 3  # user, ts_ms, item of the events of the last moment
     tables = _tables(events, "events")
     with _parquet(folder / "events.parquet", next(tables).schema) as parquet:
         for table in tables:
@@ -182,6 +183,9 @@ def _write_events(folder: Path, arrays: _Arrays, events: Rows, num_users: int, n
             last = int(user[-1]), int(ts[-1]), int(row[-1])
             first_ms, last_ms = min(first_ms, int(ts.min())), max(last_ms, int(ts.max()))
             per_user += np.bincount(user, minlength=num_users + 1)
+            both = [np.concatenate(pair) for pair in zip(moment, (user, ts, table["item"].to_numpy()), strict=True)]
+            repeats += _repeats(*both) - _repeats(*moment)
+            moment = [column[(both[0] == last[0]) & (both[1] == last[1])] for column in both]
             parquet.write_table(table)
             arrays.add("event_item", table["item"].to_numpy())
             arrays.add("event_ts_ms", ts)
@@ -191,9 +195,21 @@ def _write_events(folder: Path, arrays: _Arrays, events: Rows, num_users: int, n
     quartiles = np.quantile(active, (0, 0.25, 0.5, 0.75, 1), method="nearest") if len(active) else []
     return {
         "events": int(per_user.sum()),
+        "repeated_events": repeats,
         "time_range_ms": [first_ms, last_ms] if len(active) else None,
         "history_length_quartiles": [int(q) for q in quartiles],
     }
+
+
+def _repeats(user: np.ndarray, ts_ms: np.ndarray, item: np.ndarray) -> int:
+    """How many events, sorted by user and time, have user, time and item of an earlier one."""
+    same = (np.diff(user) == 0) & (np.diff(ts_ms) == 0)
+    tied = np.zeros(len(user), dtype=bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    columns = user[tied], ts_ms[tied], item[tied]
+    order = np.lexsort(columns[::-1])
+    return int(np.logical_and.reduce([np.diff(column[order]) == 0 for column in columns]).sum())
 
 
 def _write_impressions(folder: Path, arrays: _Arrays, shown: Rows, num_items: int) -> tuple[int, int]:

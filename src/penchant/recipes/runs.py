@@ -397,14 +397,22 @@ class LoadedRun:
     result: FitResult
 
 
+def check_run(folder: Path) -> None:
+    """
+    Raises:
+        RunError: there is no finished run in the folder.
+    """
+    if not (folder / RUN).is_file() or not (folder / "result.json").is_file():
+        raise RunError("no finished run here", where=folder, fix="Train one with `penchant train`, or let it finish.")
+
+
 def load_run(folder: Path, store: Path | None = None, device: str = "auto") -> LoadedRun:
     """The finished run in a folder, with the Store it was trained on (or the same one at another place).
 
     Raises:
         RunError: no finished run there, or `store` is another one.
     """
-    if not (folder / RUN).is_file() or not (folder / "result.json").is_file():
-        raise RunError("no finished run here", where=folder, fix="Train one with `penchant train`, or let it finish.")
+    check_run(folder)
     described = json.loads((folder / RUN).read_text())
     opened = Store(store or described["store"]["path"])
     split = load_split(opened, described["split"]["name"])

@@ -294,7 +294,6 @@ FIXES = {
     "json_invalid": "Send valid JSON in UTF-8.",
     "model_attributes_type": "Send a JSON object with Content-Type: application/json.",
     "string_type": "Put it in quotes.",
-    "string_pattern_mismatch": "Use lower-case letters and underscores, such as click, add_to_cart, buy.",
 }
 
 
@@ -306,9 +305,17 @@ async def _invalid(_: Request, error: Exception) -> Response:
         if problem["type"] == "json_invalid":
             place, problem = ["body"], {**problem, "input": None, "msg": f"JSON: {problem['ctx']['error']}"}
         value = None if problem["type"] == "missing" else _short(problem["input"])
-        fix = FIXES.get(problem["type"], f"{problem['msg']}.")
-        errors.append({"field": ".".join(place) or "body", "value": value, "problem": problem["msg"], "fix": fix})
+        says = "is blank" if isinstance(value, str) and value and not value.strip() else problem["msg"]
+        fix = FIXES.get(problem["type"]) or f"Send {_takes(problem['loc'])}."
+        errors.append({"field": ".".join(place) or "body", "value": value, "problem": says, "fix": fix})
     return _json({"errors": errors}, 422)
+
+
+def _takes(place: Sequence[str | int]) -> str:
+    """What a field takes."""
+    names = ["*" if isinstance(part, int) else part for part in place]
+    both = ".".join(names[-2:])
+    return schemas.SEND.get(both) or schemas.SEND.get(names[-1], "what /openapi.json says")
 
 
 async def _refused_field(_: Request, error: Exception) -> Response:

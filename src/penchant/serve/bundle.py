@@ -123,6 +123,11 @@ class Bundle:
         """False where the history's times are places in an order; bundles that do not say are taken to have times."""
         return self.manifest.get("has_time", True)
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether any item has one."""
+        return self.thumbnails is not None
+
     @cached_property
     def lexical(self) -> LexicalIndex:
         """Text search over the catalogue; built when first asked for."""

@@ -14,7 +14,27 @@ MAX_QUERY_CHARS = 200
 MAX_ID_CHARS = 256
 MAX_USERS = 100
 
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, pattern=r"\S")]
+
+_AN_ID = f"1 to {MAX_ID_CHARS} characters that are not all blank"
+SEND = {
+    "user_id": _AN_ID,
+    "item_id": _AN_ID,
+    "event_id": _AN_ID,
+    "history": f"a list of at most {MAX_HISTORY:,} item ids",
+    "history.*": _AN_ID,
+    "query": f"1 to {MAX_QUERY_CHARS} characters",
+    "k": f"a whole number from 1 to {MAX_K:,}",
+    "limit": f"a whole number from 1 to {MAX_HISTORY:,}",
+    "query.limit": f"a whole number from 1 to {MAX_USERS}",
+    "events": f"a list of 1 to {MAX_EVENTS:,} events",
+    "events.*": "an object with user_id and item_id",
+    "action": "at most 32 lower-case letters and underscores, such as click, add_to_cart, buy",
+    "ts_ms": "milliseconds since 1970 UTC as a whole number, or leave it out",
+    "exclude_seen": "true or false",
+    "explain": "true or false",
+}
+"""What a field takes, by its name, or by its last two where that is not enough; * is a place in a list."""
 
 
 class _Input(BaseModel):
@@ -129,7 +149,7 @@ class RecommendOutput(BaseModel):
 class SearchOutput(RecommendOutput):
     """Items that match a query."""
 
-    matched: str = Field(description='"all words", "some words", "close spelling" or "nothing".')
+    matched: str = Field(description='"item id", "all words", "some words", "close spelling" or "nothing".')
 
 
 class EventsOutput(BaseModel):
@@ -205,6 +225,7 @@ class HealthOutput(BaseModel):
     synthetic: bool
     data: str
     reads: bool = Field(description="Whether /v1/interest answers.")
+    pictures: bool = Field(description="Whether any item has a picture.")
 
 
 class Problem(BaseModel):

@@ -10,17 +10,21 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
+from penchant.data.schema import FIRST_MS
 from penchant.errors import ConfigError, PenchantError
 from penchant.funnel.pipeline import Trace
 from penchant.funnel.retrieve import CategoryRetriever
 from penchant.funnel.stages import Candidates, Requests
-from penchant.index.lexical import SEARCH_POOL
+from penchant.index.lexical import SEARCH_POOL, Matches
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import Event, EventLog
 from penchant.serve.histories import Histories, UnknownItemError
 
 MAX_AHEAD_MS = 60_000
 """How far a sender's clock may be ahead."""
+
+BY_ID = "item id"
+"""How a search matched whose query is an item's id."""
 
 
 class FieldError(PenchantError):
@@ -117,15 +121,16 @@ class Service:
         """Items whose words match, in the ranker's order for a user with a history, else by text match.
 
         All that match have all words of the query where any item has; the ranker then orders the best `SEARCH_POOL` of
-        them by this user's interest alone, so text decides what is in the list and the user decides the order.
+        them by this user's interest alone, so text decides what is in the list and the user decides the order. An item
+        whose id the query is stands first.
         """
         start = time.perf_counter()
         k = self._bounded(k)
-        found = self.bundle.lexical.search(query, SEARCH_POOL)
+        found = self._matches(query)
         timing = {"match": _ms(start)}
         if not len(found.items):
             timing["total"] = _ms(start)
-            reason = "no item's title, category or text has any of these words, or one spelled much alike"
+            reason = "no item's id, title, category or text has any of these words, or one spelled much alike"
             return {"items": [], "served": "text match", "reason": reason, "matched": "nothing", "timing_ms": timing}
         requests = self._requests(user_id, None, query)
         middle = time.perf_counter()
@@ -133,11 +138,15 @@ class Service:
         timing["order"] = _ms(middle)
         personal = bool(requests.lengths[0]) and self._funnels[False].has_scorer
         text_rank = {int(item): place for place, item in enumerate(found.items, start=1)}
-        items = self._items(ordered.top(k))
+        named = found.matched == BY_ID
+        items = self._items(ordered if named else ordered.top(k))
         for item, number in zip(items, ordered.items[0].tolist(), strict=False):
             item["text_rank"] = text_rank[number]
             if not personal:
                 item["score"] = float(found.scores[item["text_rank"] - 1])
+        if named:
+            items.sort(key=lambda item: item["text_rank"] != 1)
+            items = [{**item, "rank": rank} for rank, item in enumerate(items[:k], start=1)]
         timing["total"] = _ms(start)
         reason = f"no more items match by {found.matched}"
         if len(found.items) == SEARCH_POOL:
@@ -152,18 +161,35 @@ class Service:
             "timing_ms": timing,
         }
 
+    def _matches(self, query: str) -> Matches:
+        """The items whose words match, behind the one whose id it is.
+
+        Ids are no words of the index: by parts of them ("sku") a search would find the whole catalogue.
+        """
+        found = self.bundle.lexical.search(query, SEARCH_POOL)
+        item = self.bundle.item_of(query.strip())
+        if not item:
+            return found
+        others = found.items != item
+        scores = np.append(found.scores.max(initial=1.0), found.scores[others])
+        return Matches(np.append(item, found.items[others]), scores, BY_ID)
+
     def append(self, events: Sequence[dict[str, Any]]) -> dict[str, int]:
         """Log events; the next request sees them.
 
         Raises:
             UnknownItemError: an item is not in the catalogue; nothing is logged.
-            FieldError: an event from the future.
+            FieldError: an event from the future, or, where the bundle has times, from before 1990.
         """
         now = self._now_ms()
+        # Without times the log's own tell an order alone, so that any numbers will do.
+        first = FIRST_MS if self.bundle.has_time else 0
         for place, event in enumerate(events):
-            if event["ts_ms"] is not None and event["ts_ms"] > now + MAX_AHEAD_MS:
+            ts_ms = now if event["ts_ms"] is None else event["ts_ms"]
+            if not first <= ts_ms <= now + MAX_AHEAD_MS:
+                problem = "is before 1990; ts_ms is milliseconds" if ts_ms < first else "lies in the future"
                 fix = "Send milliseconds since 1970 UTC, or leave ts_ms out."
-                raise FieldError(f"events.{place}.ts_ms", event["ts_ms"], "lies in the future", fix)
+                raise FieldError(f"events.{place}.ts_ms", ts_ms, problem, fix)
         new = self.histories.append(
             [Event(**{**e, "ts_ms": now if e["ts_ms"] is None else e["ts_ms"]}) for e in events]
         )
@@ -242,13 +268,15 @@ class Service:
             "max_k": self.settings.preranked_size,
             "synthetic": self.bundle.is_synthetic,
             "reads": self.reads,
+            "pictures": self.bundle.has_pictures,
             "data": self.bundle.manifest["store"]["name"],
         }
 
     def _requests(self, user_id: str | None, history: Sequence[str] | None, query: str | None = None) -> Requests:
         now = self._now_ms()
         if user_id is not None and history is not None:
-            raise FieldError("history", len(history), "a user_id and a history were given", "Send one of the two.")
+            given = f"list of {len(history)}"
+            raise FieldError("history", given, "a user_id and a history were given", "Send one of the two.")
         if user_id is not None:
             return self.histories.request(user_id, now, query)
         items = np.array([self._known(i, f"history.{p}") for p, i in enumerate(history or ())], dtype=np.int32)

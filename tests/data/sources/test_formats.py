@@ -135,6 +135,20 @@ def test_an_archive_of_several_files_is_not_guessed_at(tmp_path: Path) -> None:
         open_file(Workspace(), tmp_path / "x.zip", "t")
 
 
+def test_a_workbook_is_named_as_one(tmp_path: Path) -> None:
+    message = r"is an Excel workbook\. Save the sheet as CSV \(UTF-8\) and give that\."
+    for name in ("log.xlsx", "log"):
+        zipped(tmp_path / name, "[Content_Types].xml", "xl/workbook.xml", "xl/worksheets/sheet1.xml")
+        with pytest.raises(DataError, match=rf"{name}: {message}"):
+            open_file(Workspace(), tmp_path / name, "t")
+    (tmp_path / "cut.xlsx").write_bytes((tmp_path / "log.xlsx").read_bytes()[:50])
+    with pytest.raises(DataError, match=rf"cut\.xlsx: {message}"):
+        open_file(Workspace(), tmp_path / "cut.xlsx", "t")
+    (tmp_path / "log.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99))
+    with pytest.raises(DataError, match=rf"log\.xls: {message}"):
+        open_file(Workspace(), tmp_path / "log.xls", "t")
+
+
 def test_a_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text("x")
     with pytest.raises(DataError, match=r"click\.csv: no such file\. The folder has: clicks\.csv"):

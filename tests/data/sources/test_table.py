@@ -61,6 +61,33 @@ def test_obvious_names_are_guessed_and_said(tmp_path: Path) -> None:
     assert store.manifest["notes"] == raw.notes
 
 
+def test_columns_that_are_missed_are_noted_where_others_may_be_meant(tmp_path: Path) -> None:
+    events = write(tmp_path / "log.csv", f"user,item,time,art\nu,a,{DAY},kauf\n")
+    items = write(tmp_path / "items.csv", "item,warengruppe,bezeichnung\na,Brot,Fein\n")
+    columns = "(it has: item, warengruppe, bezeichnung)"
+    fix = "If one of them is meant, map it: --columns"
+    missed = [
+        f"log.csv has no action column (it has: user, item, time, art): every event is a click. {fix} action=COLUMN.",
+        f"items.csv has no title column {columns}: ids are shown instead. {fix} title=COLUMN.",
+        f"items.csv has no category column {columns}: no ULIM, and no features of categories. {fix} category=COLUMN.",
+    ]
+    assert [note for note in read(Table(events=events, items=items)).notes if "has no" in note] == missed
+    mapped = ("title=bezeichnung", "category=warengruppe", "action=art")
+    assert not [n for n in read(Table(events=events, items=items, columns=mapped)).notes if "has no" in n]
+    plain = write(tmp_path / "plain.csv", f"user,item,time\nu,a,{DAY}\n")  # nothing there that could be meant
+    assert not [n for n in read(Table(events=plain)).notes if "has no" in n]
+
+
+def test_a_column_that_is_almost_numbers_is_noted(tmp_path: Path) -> None:
+    rows = ["a;5,50 €;Brot;x1;007", "b;n/a;3 Käse;x2;12", "c;;Wein;x3;3", "d;12;Öl;4;4", "e;-3,5;;x5;"]
+    items = write(tmp_path / "items.csv", "item;preis;sorte;regal;code\n" + "".join(f"{row}\n" for row in rows))
+    notes = read(Table(events=write(tmp_path / "log.csv", f"user,item,time\nu,a,{DAY}\n"), items=items)).notes
+    assert [n for n in notes if "as text" in n] == [
+        "items.csv: kept as text: preis (the first that is no number: '5,50 €'); code (the first that is no number: "
+        "'007'). Numbers are written as 12.50, and left empty where there are none."
+    ]
+
+
 def test_mapped_columns_win_over_guesses(tmp_path: Path) -> None:
     events = write(tmp_path / "log.csv", f"user_id,account,item,when\nwrong,right,a,{DAY}\n")
     raw = read(Table(events=events, columns=("user_id=account", "timestamp=when")))

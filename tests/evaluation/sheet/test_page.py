@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from penchant.data.store import Store
+from penchant.evaluation.sheet.checks import REASSURANCE
 from penchant.evaluation.sheet.examples import NUM_EVENTS, NUM_USERS, draw_examples
 from penchant.evaluation.sheet.page import render_page, write_page
 from penchant.evaluation.sheet.report import make_sheet, render_terminal
@@ -65,6 +66,12 @@ def test_the_page_shows_the_numbers(page: str, store: Store) -> None:
 def test_pictures_are_shown_and_an_item_without_one_has_its_letter(page: str) -> None:
     assert page.count("<img") > 10
     assert 'class="blank"' in page
+
+
+def test_strips_of_many_items_scroll_within_the_page(page: str) -> None:
+    """A column that is as wide as what it holds would never let them."""
+    assert ".people{display:grid;grid-template-columns:minmax(0,1fr)" in page
+    assert re.search(r"\.strip\{[^}]*overflow-x:auto", page)
 
 
 def test_synthetic_data_is_labelled_and_real_data_is_not(page: str, tmp_path: Path) -> None:
@@ -150,3 +157,5 @@ def test_the_terminal_names_what_does_not_hold(store: Store) -> None:
     said = console.export_text()
     assert "made-up" in said
     assert "Training ends before the test begins" in said
+    assert REASSURANCE in " ".join(said.split())  # as the page says, which many read later or never
+    assert REASSURANCE in render_page(make_sheet(store))

@@ -28,6 +28,8 @@ from penchant.errors import DISK_FIXES, DataError
 
 FORMATS = "CSV, TSV, Parquet, Arrow IPC or JSON lines, plain or compressed as .gz, .zst, .xz or .zip"
 
+NO_EXCEL = "Save the sheet as CSV (UTF-8) and give that."
+
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """What an archive raises that is damaged, encrypted, or packed by an unknown method."""
 
@@ -70,6 +72,8 @@ def open_file(work: Workspace, path: Path, table: str, header: bool = True) -> O
     plain, suffix = plain_file(work, path, table)
     with plain.open("rb") as file:
         start = file.read(6)
+    if suffix == ".xls" and start[:4] == b"\xd0\xcf\x11\xe0":
+        raise DataError("is an Excel workbook", where=path, fix=NO_EXCEL)
     try:
         if start[:4] == b"PAR1":
             return _open_parquet(work, plain, table, path.name)
@@ -176,7 +180,12 @@ def _decompress(work: Workspace, path: Path, table: str) -> tuple[Path, str]:
 @contextmanager
 def _open_zip(path: str) -> Iterator[IO[bytes]]:
     """The one file of an archive."""
+    workbook = DataError("is an Excel workbook", where=path, fix=NO_EXCEL)
+    if path.lower().endswith(".xlsx"):
+        raise workbook
     with zipfile.ZipFile(path) as archive:
+        if any(n.startswith("xl/") for n in archive.namelist()):
+            raise workbook
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
         if len(names) != 1:
             raise DataError(f"holds {len(names)} files", where=path, fix="Unpack it and give the one that is meant.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from penchant.data.schema import FIRST_MS
 from penchant.data.sources.formats import plain_file
 from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, by_line, read_delimited, spread_words
-from penchant.data.sources.times import FIRST_MS
 
 BEHAVIORS = ["request_id", "user_id", "time", "history", "impressions"]
 NEWS = ["item_id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities"]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from penchant.data.schema import LAST_MS
 from penchant.data.sources.formats import plain_file, read_json
 from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, category_queries, sift
 from penchant.data.sources.reading import Dialect, read_delimited, spread_words
-from penchant.data.sources.times import LAST_MS
 from penchant.errors import DataError
 
 SMALLEST_CATEGORY = 20

@@ -167,6 +167,8 @@ def _assemble(
             f"{opened['events'].label} has no time column (it has: {choices([*opened['events'].columns])}): "
             "the order of its rows is the order of events."
         )
+    for kind, keys, what in UNTOLD:
+        raw.notes += _missed(opened[kind], found[kind], keys, what) if kind in opened else ()
     _log_view(work, opened["events"], found["events"], "raw_events")
     if "impressions" in opened:
         _log_view(work, opened["impressions"], found["impressions"], "raw_shown")
@@ -178,6 +180,24 @@ def _assemble(
     if "users" in opened:
         raw.users = _kept(raw, opened["users"], found["users"])
     return raw
+
+
+UNTOLD = (
+    ("events", ("action",), "every event is a click"),
+    ("items", ("title",), "ids are shown instead"),
+    ("items", ("category", "category_path"), "no ULIM, and no features of categories"),
+)
+"""Of which table, which columns (one of them will do) are missed, and what is there without them."""
+
+
+def _missed(table: Opened, found: Mapping[str, str], keys: Sequence[str], what: str) -> list[str]:
+    """A note where none of the columns was recognised, and one that was not may be meant for it."""
+    if any(key in found for key in keys) or len(found) == len(table.columns):
+        return []
+    return [
+        f"{table.label} has no {keys[0]} column (it has: {choices([*table.columns])}): {what}. "
+        f"If one of them is meant, map it: --columns {keys[0]}=COLUMN."
+    ]
 
 
 def _log_view(work: Workspace, table: Opened, found: Mapping[str, str], view: str) -> None:
@@ -215,6 +235,12 @@ def _kept(raw: Raw, table: Opened, found: Mapping[str, str]) -> pa.Table:
     numbers = _numbers(work, table, others)
     if numbers:
         raw.notes.append(f"{table.label}: took {choices([*numbers])} as numbers.")
+    almost = _almost_numbers(work, table, [c for c in others if c not in numbers])
+    if almost:
+        raw.notes.append(
+            f"{table.label}: kept as text: {'; '.join(almost[:20])}. "
+            "Numbers are written as 12.50, and left empty where there are none."
+        )
     taken = {*_RESERVED, *others} - {""}
     for column in others:
         own = column
@@ -254,6 +280,21 @@ def _numbers(work: Workspace, table: Opened, columns: Sequence[str]) -> dict[str
     kinds = work.rows(f"SELECT {kind} FROM (SELECT {values} FROM {table.table})")[0]
     found = zip(texts.items(), kinds, strict=True)
     return {column: f"CAST({value} AS {types[kind]})" for (column, value), kind in found if kind in types}
+
+
+def _almost_numbers(work: Workspace, table: Opened, columns: Sequence[str]) -> list[str]:
+    """Of columns kept as text those whose values mostly begin as numbers do, each with the first that is none."""
+    found = []
+    for column in columns if table.textual else ():
+        number = f"(regexp_full_match(v, {text(DECIMAL)}) AND isfinite(TRY_CAST(v AS DOUBLE)))"
+        values = f"SELECT row, {id_sql(work, table, column)} AS v FROM {table.table}"
+        count, digits, first = work.rows(
+            "SELECT count(v), count(*) FILTER (regexp_matches(v, '^[-+]?[0-9]')), "
+            f"arg_min(v, row) FILTER (NOT {number}) FROM ({values})"
+        )[0]
+        if 2 * digits > count:
+            found.append(f"{column[:40]} (the first that is no number: {first[:40]!r})")
+    return found
 
 
 _RESERVED = ("item", "user", "item_id", "user_id", "title", "text", "category", "category_path", "image")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from penchant.data.schema import FIRST_MS
 from penchant.data.sources.formats import plain_file
 from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, sift
 from penchant.data.sources.reading import Dialect, read_delimited
-from penchant.data.sources.times import FIRST_MS
 
 ACTIONS = {"pv": "click", "fav": "fav", "cart": "cart", "buy": "buy"}
 """Behaviour, as the file names it -> action of the Store."""

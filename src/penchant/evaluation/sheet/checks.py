@@ -15,6 +15,12 @@ MAX_DUPLICATES = 0.01
 MAX_COLD = 0.1
 MAX_REPEATS = 0.2
 
+REASSURANCE = (
+    "A check that does not hold is no reason to throw the data away: it says what a number measured on that split "
+    "cannot mean."
+)
+"""What is said beside the checks."""
+
 
 @dataclass(frozen=True)
 class Check:

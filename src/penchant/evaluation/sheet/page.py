@@ -12,7 +12,7 @@ from markupsafe import Markup
 from penchant.data.store import write_text
 from penchant.evaluation.pages import page_template, percent
 from penchant.evaluation.sheet import charts
-from penchant.evaluation.sheet.checks import Check
+from penchant.evaluation.sheet.checks import REASSURANCE, Check
 from penchant.evaluation.sheet.events import GAPS
 from penchant.evaluation.sheet.examples import Item
 from penchant.evaluation.sheet.report import DataSheet, dates, day
@@ -50,6 +50,7 @@ def render_page(sheet: DataSheet) -> str:
     )
     return template.render(
         sheet=sheet,
+        reassurance=REASSURANCE,
         m=m,
         dates=dates(sheet),
         events=events,

@@ -29,7 +29,7 @@ from penchant.evaluation.sheet.catalogue import (
     queries,
     spread,
 )
-from penchant.evaluation.sheet.checks import Check, split_checks, store_checks
+from penchant.evaluation.sheet.checks import REASSURANCE, Check, split_checks, store_checks
 from penchant.evaluation.sheet.events import EventNumbers, count_events
 from penchant.evaluation.sheet.examples import Examples, draw_examples
 
@@ -124,4 +124,4 @@ def render_terminal(sheet: DataSheet) -> RenderableType:
         table.add_column(title)
     for check in warned:
         table.add_row(check.name, escape(check.split) or "-", check.numbers, style="yellow")
-    return Group(head, body, verdict, *([table] if warned else []))
+    return Group(head, body, verdict, *([Text(REASSURANCE), table] if warned else []))

@@ -211,6 +211,7 @@ async function start() {
     state.listSize = health.list_size;
     state.reads = health.reads;
     $("interest").hidden = !health.reads;
+    document.body.classList.toggle("no-pictures", !health.pictures);
     const fresh = "new visitor";
     $("samples").replaceChildren(...[...sample.users, fresh].map((id) => {
       const button = make("button", "", id);

@@ -6,6 +6,8 @@ from tests.data.sources.broken.case import DAY, HEADER, LOG, Case, beside, event
 
 NO_TIME = "time is missing"
 NO_DATE = "time is not understood"
+NUMBER_IN_TEXT = "time is a number in a column of ISO text"
+TEXT_IN_NUMBERS = "time is ISO text in a column of numbers"
 ABSURD = "time is before 1990 or after 2100"
 SHORT = "broken line: too few values"
 LONG = "broken line: too many values"
@@ -41,14 +43,14 @@ TIMES = [
     events("a time beyond 2100", "u,a,5000000000", refused={ABSURD: 1}, sample=r"time = '5000000000'"),
     events("a number no integer holds", f"u,a,{'9' * 40}", refused={ABSURD: 1}),
     events("milliseconds among seconds", f"u,a,{DAY}000", refused={ABSURD: 1}, sample=rf"time = '{DAY}000'"),
-    events("ISO text among seconds", "u,a,2024-01-01", refused={NO_DATE: 1}, sample=r"time = '2024-01-01'"),
+    events("ISO text among seconds", "u,a,2024-01-01", refused={TEXT_IN_NUMBERS: 1}, sample=r"time = '2024-01-01'"),
     events("a time in hexadecimal", "u,a,0x65920080", refused={NO_DATE: 1}),
     events("a decimal comma", f'u,a,"{DAY},5"', refused={NO_DATE: 1}),
     events("true for a time", "u,a,true", refused={NO_DATE: 1}),
     whole(
         "seconds among ISO text",
         f"{HEADER}\nu,a,2024-01-01\nu,b,2024-01-02T00:00:00Z\nu,c,{DAY}\n",
-        refused={NO_DATE: 1},
+        refused={NUMBER_IN_TEXT: 1},
         sample=rf"line 4: time = '{DAY}'",
         rows=3,
     ),
@@ -70,6 +72,12 @@ TIMES = [
         "days before months",
         f"{HEADER}\nu,a,31/12/2023\nu,b,13/01/2024\n",
         error=r"log\.csv line 2: time = '31/12/2023': no usable event \(time is not understood: 2\)\. Write seconds or",
+    ),
+    whole(
+        "days of another order behind a row without user",
+        f"{HEADER}\n,a,31.12.2023 23:17\nu,a,31.12.2023 23:18\nu,b,13.01.2024 10:00\n",
+        error=r"log\.csv line 3: time = '31\.12\.2023 23:18': no usable event \(user_id is missing: 1; time is not "
+        r"understood: 2\)\. Write seconds or .* such as 2024-05-01",
     ),
     whole(
         "the epoch in every row",
