@@ -50,9 +50,9 @@ def main() -> None:
 
 EXAMPLES = """# Interests, read
 
-[KARMA](../../src/penchant/papers/karma/README.md) makes one vector of all that a user did, and retrieves by it. Trained to
-tell items' texts from such vectors, it can also be asked what a vector says. A nat a word is how surprised it is by each
-word of a text: the fewer, the better the vector tells it.
+[KARMA](../../src/penchant/papers/karma/README.md) makes one vector of all that a user did, and retrieves by it. Trained
+to tell items' texts from such vectors, it can also be asked what a vector says. A nat a word is how surprised it is by
+each word of a text: the fewer, the better the vector tells it.
 
 Users of {data} drawn at random, good or bad: nobody chose them. Beside each what was decoded from their vector alone
 (the likeliest words, one after the other), the actions it was made from, and the items nearest to it. The words are no
