@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.memory import peak_gb
 from rich.console import Console
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from matplotlib.figure import Figure
 from PIL import Image
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.environments import python_of, run_script
 
 from penchant.data.history import requests_before_times

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import torch
-from benchmarks.common import argument_parser, parsed, run_in
+from benchmarks.command import argument_parser, parsed, run_in
 from benchmarks.written import is_there, write
 from safetensors.torch import load_file
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.written import write
 
 from penchant.data.category_batch import CategoryBatches, CategoryDataConfig

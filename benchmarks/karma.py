@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.memory import peak_gb
 from benchmarks.written import is_there, write
 from torch import Tensor, nn

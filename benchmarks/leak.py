@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.written import write
 
 from penchant.errors import RunError

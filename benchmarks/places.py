@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks.common import argument_parser, parsed
+from benchmarks.command import argument_parser, parsed
 from benchmarks.written import is_there, write
 from rich.console import Console
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 
 from penchant.data.sources.raw import MEMORY, text
 from penchant.data.split import load_split

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.common import argument_parser, parsed, run_in
+from benchmarks.command import argument_parser, parsed, run_in
 from benchmarks.written import is_there, write
 
 from penchant.data.store import write_text

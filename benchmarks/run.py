@@ -20,7 +20,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.environments import python_of, run_script
 from benchmarks.exchange import export_events, judge_and_write
 from benchmarks.rows import Row, every_row

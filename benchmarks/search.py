@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 
 from penchant.evaluation.results import Result, versions_here, write_result
 

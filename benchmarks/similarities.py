@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.written import is_there, write
 
 from penchant.baselines.ranking.content import ContentRankerConfig, ItemContent

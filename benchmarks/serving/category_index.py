@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.common import argument_parser
+from benchmarks.command import argument_parser
 from benchmarks.environments import REQUIREMENTS, python_of, run_script
 from benchmarks.written import MADE_UP, write_made_up
 

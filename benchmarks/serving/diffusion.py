@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.common import argument_parser, parsed
+from benchmarks.command import argument_parser, parsed
 from benchmarks.serving.history_length import in_turn
 from benchmarks.written import write_made_up
 

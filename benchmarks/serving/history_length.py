@@ -22,7 +22,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from benchmarks.common import argument_parser, parsed
+from benchmarks.command import argument_parser, parsed
 from benchmarks.written import write_made_up
 
 from penchant.data.history import Requests, make_requests

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from benchmarks.common import argument_parser, parsed
+from benchmarks.command import argument_parser, parsed
 from benchmarks.written import write
 
 from penchant.data.history import Requests, requests_before_events

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from benchmarks.common import argument_parser, parsed
+from benchmarks.command import argument_parser, parsed
 from benchmarks.written import write_made_up
 from rich.console import Console
 from rich.table import Table

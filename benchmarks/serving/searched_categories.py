@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.common import argument_parser, parsed
+from benchmarks.command import argument_parser, parsed
 from benchmarks.serving.history_length import in_turn
 from benchmarks.written import write
 
