@@ -147,7 +147,7 @@ def check_karma(run: KarmaRun, store: Store) -> None:
     """Before minutes of work: the settings go together, and the Store has what they read.
 
     Raises:
-        ConfigError: histories and model differ in length, or queries are to be read and no learning of them.
+        ConfigError: histories and model differ in length, or one of them reads queries and the other none.
         StoreError: the Store lacks queries, or vectors, that the run needs.
     """
     check_lengths(run.data.max_len, run.model.max_len)
@@ -159,8 +159,10 @@ def check_karma(run: KarmaRun, store: Store) -> None:
     if run.data.queries and not store.num_queries:
         fix = "Prepare the log with its queries (field `query`), or train karma."
         raise StoreError("nobody has typed a query to learn from", where=store.path, fix=fix)
-    for name in ("text",) * (run.model.items == "vectors") + ("image",) * (run.objective.picture > 0):
-        store.vectors(name)
+    if run.model.items == "vectors":
+        store.vectors("text")
+    if run.objective.picture:
+        store.vectors("image")
 
 
 def build_objective(
