@@ -26,7 +26,7 @@ SOURCES: dict[str, tuple[str, str]] = {
         "a generated market whose truth is known: queries, pictures, exposures (synthetic)",
     ),
     "amazon": (
-        "penchant.data.sources.amazon:Amazon",
+        "penchant.data.sources.amazon.reviews:Amazon",
         "Amazon reviews and products: the releases of 2014, 2018 and 2023",
     ),
     "kuairand": ("penchant.data.sources.kuairand:KuaiRand", "KuaiRand's logs of videos shown: Pure, 1K, 27K"),

@@ -16,8 +16,8 @@ from PIL import Image
 from rich.console import Console
 
 from penchant.data.prepare import prepare
-from penchant.data.sources.amazon import CORE, Amazon, read
-from penchant.data.sources.amazon_products import LONGEST, LONGEST_LITERAL
+from penchant.data.sources.amazon.products import LONGEST, LONGEST_LITERAL
+from penchant.data.sources.amazon.reviews import CORE, Amazon, read
 from penchant.data.store import Store
 from penchant.errors import ConfigError, DataError
 

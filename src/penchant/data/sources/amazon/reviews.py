@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from penchant.data.sources.amazon_products import add_pictures, read_products
+from penchant.data.sources.amazon.products import add_pictures, read_products
 from penchant.data.sources.formats import Opened, choices, open_file
 from penchant.data.sources.raw import MEMORY, Check, Raw, Workspace, category_queries
 from penchant.data.sources.times import sift_log
