@@ -29,6 +29,7 @@ def prepare(
     *,
     out: str | Path,
     columns: Mapping[str, str] | None = None,
+    served: str | Path | None = None,
     strict: bool = False,
 ) -> Store:
     """Turn tables into a Store at `out`.
@@ -38,6 +39,7 @@ def prepare(
         items: the catalogue: item_id, title, text, category, image.
         impressions: what users were shown: request_id, item_id, label.
         columns: field -> column, where a column's name cannot be guessed.
+        served: the event log of `penchant serve`, put behind `events`; what both have counts once.
         strict: rows that cannot be used are fatal instead of counted.
 
     Raises:
@@ -47,7 +49,7 @@ def prepare(
     from penchant.data import prepare as preparing
     from penchant.data.sources.table import from_tables
 
-    raw = from_tables(events, items, impressions, users, columns=columns)
+    raw = from_tables(events, items, impressions, users, columns=columns, served=served)
     return preparing.prepare(raw, out, strict=strict)
 
 

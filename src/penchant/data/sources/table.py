@@ -16,6 +16,7 @@ from penchant.data.sources.columns import check_mapping, decode_bytes, find_colu
 from penchant.data.sources.formats import Opened, choices, open_arrow, open_file
 from penchant.data.sources.images import load_images
 from penchant.data.sources.raw import MEMORY, Raw, Workspace, category_queries, name, text
+from penchant.data.sources.served import add_served
 from penchant.errors import DataError
 
 
@@ -36,6 +37,9 @@ class Table:
     propensity (the chance that the place was looked at)."""
     users: Path | None = None
     """Profiles: user_id and any other columns."""
+    served: Path | None = None
+    """What `penchant serve` has logged since: BUNDLE.events.sqlite. It is put behind `events`; what both have, the same
+    user, item and millisecond, counts once."""
     columns: tuple[str, ...] = ()
     """What your columns are called where the name cannot be guessed: user_id=customer item_id=sku timestamp=when."""
     header: bool = True
@@ -72,6 +76,8 @@ def read(options: Table, memory: str = MEMORY) -> Raw:
     }
     folder = options.items.expanduser().parent if options.items else Path()
     raw = _assemble(work, opened, mapping, options.name or options.events.name.split(".")[0], folder)
+    if options.served:
+        add_served(raw, options.served.expanduser())
     if options.category_queries:
         category_queries(raw)
     return raw
@@ -86,15 +92,17 @@ def from_tables(
     columns: Mapping[str, str] | None = None,
     name: str = "tables",
     image_folder: str | Path = ".",
+    served: str | Path | None = None,
 ) -> Raw:
     """The same from tables in memory: pandas, polars or Arrow, or whatever speaks Arrow's C stream.
 
     Args:
         columns: field -> column, where the name cannot be guessed: {"user_id": "customer"}.
         image_folder: what image paths are relative to.
+        served: the event log of a server, put behind `events`.
 
     Raises:
-        DataError: a table lacks a column it needs, or is no table.
+        DataError: a table lacks a column it needs, or is no table; `served` is no event log.
     """
     given = {"events": events, "items": items, "impressions": impressions, "users": users}
     work, notes = Workspace(), []
@@ -105,6 +113,8 @@ def from_tables(
     }
     raw = _assemble(work, opened, dict(columns or {}), name, Path(image_folder))
     raw.notes += notes
+    if served:
+        add_served(raw, Path(served))
     return raw
 
 

@@ -69,14 +69,18 @@ def with_ms(work: Workspace, table: str) -> tuple[str, str]:
 def timed(raw: Raw, kind: str, table: str, into: str, has_time: bool) -> None:
     """Create table `into` of `table` with `ms`: the time; without one, what elapsed, or the row's number for its order.
 
-    `has_time` is false where no time was given. A table and not a view, as all that follows reads it several times.
+    `has_time` is false where no time was given. Where the source has read times already, `ms` is there. A table and not
+    a view, as all that follows reads it several times.
     """
-    elapsed = "elapsed_ms" if "elapsed_ms" in raw.work.types(table) else "row"
+    has = raw.work.types(table)
+    elapsed = "elapsed_ms" if "elapsed_ms" in has else "row"
     query = f"SELECT *, {elapsed} AS ms, true AS has_time FROM {table}"
     if has_time:
-        read, unit = with_ms(raw.work, table)
+        read = table
+        if "ms" not in has:
+            read, unit = with_ms(raw.work, table)
+            raw.notes.append(f"Times of {kind} were read as {unit}.")
         query = f"SELECT * EXCLUDE (time), time IS NOT NULL AS has_time FROM ({read})"
-        raw.notes.append(f"Times of {kind} were read as {unit}.")
     raw.work.db.execute(f"CREATE TABLE {into} AS {query}")
 
 
