@@ -129,27 +129,34 @@ def draw_lines(title: str, over: str, panels: Mapping[str, Mapping[str, Sequence
 
 
 def draw_reliability(title: str, rows: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
-    """Share of clicks over the mean probability told, bin by bin: a calibrated row lies on the diagonal."""
-    from matplotlib import colormaps, rc_context
+    """Share of clicks over the mean probability told, bin by bin: a calibrated row lies on the diagonal.
+
+    A panel a row, with the others in grey behind it.
+    """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+        across = min(len(rows), 4) or 1
+        down = -(-len(rows) // across) or 1
+        figure = Figure(figsize=(8.0, 0.8 + 1.8 * down), layout="constrained")
         figure.suptitle(fill(title, TITLE), fontsize=10)
-        axes = figure.subplots()
-        colours = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
-        low, high = 1.0, 0.0
-        for place, (name, bins) in enumerate(rows.items()):
-            colour = colours[place % len(colours)]
-            axes.plot(*zip(*bins, strict=True), marker="o", markersize=3, linewidth=1, label=name, color=colour)
-            low, high = min(low, *map(min, bins)), max(high, *map(max, bins))
-        axes.plot([low, high], [low, high], color="0.4", linewidth=0.8, linestyle="--")
-        axes.set_xlabel("probability told (mean of a bin)")
-        axes.set_ylabel("share of clicks")
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", fontsize=8)
+        figure.supxlabel("probability told (mean of a bin)", fontsize=9)
+        figure.supylabel("share of clicks", fontsize=9)
+        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        ends = [value for bins in rows.values() for point in bins for value in point]
+        for axes, name in zip(panels, rows, strict=False):
+            axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="0.4", linewidth=0.8, linestyle="--")
+            for other, bins in rows.items():
+                if other != name:
+                    axes.plot(*zip(*bins, strict=True), linewidth=0.6, color="0.8", zorder=1)
+            axes.plot(*zip(*rows[name], strict=True), marker="o", markersize=3, linewidth=1.2, color="tab:blue")
+            axes.set_title(name, fontsize=9)
+            axes.grid(color="0.9")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        for axes in panels[len(rows) :]:
+            axes.set_axis_off()
         return _svg(figure)
 
 
