@@ -20,7 +20,8 @@ from rich.console import Console
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.recipes import controls
-from penchant.recipes.funnel.run import FunnelRun, funnel_of, run_funnel
+from penchant.recipes.funnel.plan import FunnelRun, funnel_of
+from penchant.recipes.funnel.run import run_funnel
 from penchant.recipes.karma.places import measure_places, places_table
 from penchant.recipes.karma.run import karma_decoded
 from penchant.recipes.runs import flat, train_run

@@ -101,7 +101,8 @@ def train_funnel(
         RunError: `out` holds another run.
     """
     from penchant.data.split import load_split
-    from penchant.recipes.funnel.run import run_funnel, shortened
+    from penchant.recipes.funnel.plan import shortened
+    from penchant.recipes.funnel.run import run_funnel
     from penchant.recipes.named import funnel_by
 
     run = funnel_by(channels)

@@ -14,7 +14,7 @@ from penchant.data.store import Store
 from penchant.errors import ConfigError
 from penchant.papers.karma.generators import GeneratorConfig
 from penchant.recipes.controls import popularity
-from penchant.recipes.funnel.run import funnel_of
+from penchant.recipes.funnel.plan import funnel_of
 from penchant.recipes.karma.generated import GeneratedRun
 from penchant.recipes.karma.run import karma_decoded
 from penchant.recipes.karma.tables import table2

@@ -26,7 +26,8 @@ from penchant.papers.dmae.model import DMAE
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
 from penchant.recipes import controls
-from penchant.recipes.funnel.run import FunnelRun, TrainedFunnel, funnel_of, run_funnel, shortened
+from penchant.recipes.funnel.plan import FunnelRun, funnel_of, shortened
+from penchant.recipes.funnel.run import TrainedFunnel, run_funnel
 from penchant.recipes.karma.places import measure_places, places_table
 from penchant.recipes.karma.run import LEARNER, KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig

@@ -20,6 +20,7 @@ from penchant.encoders.encode import encode_store
 from penchant.encoders.packaged import MINILM, install_models
 from penchant.errors import ConfigError, ModelUnavailableError
 from penchant.evaluation.funnel.report import render_terminal
+from penchant.recipes.funnel import plan
 from penchant.recipes.funnel import run as recipe
 from penchant.recipes.funnel.demo import demo_funnel
 from penchant.recipes.named import funnel_by
@@ -94,7 +95,7 @@ def _split(store: Store, name: str) -> Split:
     return split
 
 
-def _funnel(run: recipe.FunnelRun, store: Store, split: Split, out: Path, targets: int, console: Console) -> None:
+def _funnel(run: plan.FunnelRun, store: Store, split: Split, out: Path, targets: int, console: Console) -> None:
     report = recipe.run_funnel(run, store, split, out, console, limit=targets).report
     console.print(render_terminal(report))
     console.print(cold_users(split, "test"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from penchant.errors import ConfigError
 from penchant.recipes import controls
 from penchant.recipes.dmae import run as dmae
-from penchant.recipes.funnel.run import FunnelRun, funnel, funnel_of
+from penchant.recipes.funnel.plan import FunnelRun, funnel, funnel_of
 from penchant.recipes.karma import generated
 from penchant.recipes.karma import run as karma
 from penchant.recipes.runs import Run

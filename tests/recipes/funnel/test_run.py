@@ -23,6 +23,7 @@ from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.fusion import WEIGHTS
 from penchant.funnel.pipeline import Funnel, load_funnel
 from penchant.funnel.rank import ModelScorer
+from penchant.recipes.funnel import plan
 from penchant.recipes.funnel import run as recipe
 from penchant.recipes.funnel.demo import demo_funnel
 from penchant.recipes.named import funnel_by
@@ -49,8 +50,8 @@ def test_the_demo_finds_by_the_papers_and_by_what_they_have_to_beat() -> None:
     assert plain.settings.max_history >= longest
 
 
-def small() -> recipe.FunnelRun:
-    run = recipe.shortened(recipe.funnel(), 2.0)
+def small() -> plan.FunnelRun:
+    run = plan.shortened(plan.funnel(), 2.0)
     settings = replace(run.settings, merged_size=60, preranked_size=20, list_size=10)
     return replace(run, settings=settings)
 
@@ -61,13 +62,13 @@ def test_items_had_before_are_shown_where_people_come_back_to_them(market: Store
     repeated = sum(
         market.event_item[e] in market.event_item[market.user_indptr[market.event_user[e]] : e] for e in events
     )
-    assert repeated / len(events) >= recipe.REPEATING
-    assert not recipe.settled(small(), market, split, said).settings.exclude_seen
+    assert repeated / len(events) >= plan.REPEATING
+    assert not plan.settled(small(), market, split, said).settings.exclude_seen
     assert f"{repeated / len(events):.0%} of the training clicks" in said.export_text()
     asked = replace(small(), settings=replace(small().settings, exclude_seen=True))
-    assert recipe.settled(asked, market, split) is asked
+    assert plan.settled(asked, market, split) is asked
     once = make_store(tmp_path / "store", num_users=12, num_items=800)
-    assert recipe.settled(small(), once, load_split(once, "funnel")).settings.exclude_seen
+    assert plan.settled(small(), once, load_split(once, "funnel")).settings.exclude_seen
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_users_ask_right_after_the_last_thing_they_did(
 
 
 def test_one_seed_reaches_every_part() -> None:
-    run = recipe.seeded(replace(small(), seed=7))
+    run = plan.seeded(replace(small(), seed=7))
     seeds = {c.run.train.seed for c in run.channels if not isinstance(c.run, CountRun)}
     assert seeds | {run.prerank_train.seed, run.rank_train.seed} == {7}
 

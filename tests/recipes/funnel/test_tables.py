@@ -11,7 +11,7 @@ import pytest
 
 from penchant.evaluation.results import find_results, read_per_user
 from penchant.recipes.controls import popularity, sasrec
-from penchant.recipes.funnel.run import funnel_of, shortened
+from penchant.recipes.funnel.plan import funnel_of, shortened
 from penchant.recipes.funnel.tables import DATA, FunnelRow, alone_of, rows
 from penchant.recipes.reproduce import Missing, missing, run_row
 from penchant.recipes.rows import ResultTable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.funnel.run import FunnelRun, funnel_of
+from penchant.recipes.funnel.plan import FunnelRun, funnel_of
 from penchant.recipes.karma.run import KarmaRun, karma_decoded
 from penchant.recipes.runs import Run
 from penchant.recipes.t2diff.causal import t2diff_causal

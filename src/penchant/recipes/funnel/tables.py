@@ -18,17 +18,8 @@ from penchant.evaluation.funnel.report import FunnelReport, points
 from penchant.evaluation.results import Result, versions_here, write_result
 from penchant.funnel.pipeline import Funnel
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.funnel.run import (
-    PER_USER,
-    FunnelRun,
-    funnel,
-    funnel_of,
-    judge_funnel,
-    open_channels,
-    run_funnel,
-    seeded,
-    settled,
-)
+from penchant.recipes.funnel.plan import FunnelRun, funnel, funnel_of, seeded, settled
+from penchant.recipes.funnel.run import PER_USER, judge_funnel, open_channels, run_funnel
 from penchant.recipes.karma.run import karma_decoded
 from penchant.recipes.runs import Run, flat, train_run
 from penchant.recipes.t2diff.causal import t2diff_causal
