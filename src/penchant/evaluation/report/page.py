@@ -160,9 +160,8 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
         "",
         "This page is generated from the files in `results/` by `penchant report results`: edit nothing here. "
         f"Values are means over seeds ± their standard deviation. Differences are paired, user by user, on the mean of "
-        "the seeds that both rows have, "
-        f"with the {LEVEL:.0%} interval of a bootstrap over users ({RESAMPLES:,} resamples): **held** means "
-        "that the whole interval is on the claim's side of zero, **not held** on the other side, **not decidable** "
+        f"the seeds that both rows have, in brackets the {LEVEL:.0%} interval of a bootstrap over users "
+        f"({RESAMPLES:,} resamples): **held** means that the whole interval is on the claim's side of zero, **not held** on the other side, **not decidable** "
         "that zero is inside or the data cannot tell. Trials are the variants tried on validation before the test.",
         "",
     ]
@@ -263,8 +262,11 @@ def _group_text(info: TableInfo, rows: list[ResultRow], figure: str, draw: bool)
     if told:
         to = "its control" if info.pairs else f"`{info.control}`"
         claim = f"Difference to {to}; the claim is that each row is {info.claim}."
-        body = [[_of_pair(info, row), metric, *_verdict(d, info.claimed(metric))] for (row, metric), d in told.items()]
-        lines += [claim, "", *_markdown(["row", "metric", "difference", "95 % interval", "verdict"], body), ""]
+        body = [
+            [_of_pair(info, row), *(_verdict(told[row, metric], info.claimed(metric)) for metric in paired)]
+            for row in dict.fromkeys(row for row, _ in told)
+        ]
+        lines += [claim, "", *_markdown(["row", *paired], body), ""]
     elif info.control:
         lines += [f"The control `{info.control}` has not been run here, so no difference is told.", ""]
     notes = _notes(rows)
@@ -343,12 +345,12 @@ def _curve_text(info: TableInfo, rows: list[ResultRow], figure: str, draw: bool)
     return lines, draw_curves(info.title, info.curve, points)
 
 
-def _verdict(told: Difference | str, claim: Literal["higher", "lower"]) -> list[str]:
+def _verdict(told: Difference | str, claim: Literal["higher", "lower"]) -> str:
     if isinstance(told, str):
-        return ["–", "–", f"not decidable ({told})"]
+        return f"not decidable ({told})"
     verdict = told.verdict(claim)
-    why = " (zero inside)" if verdict == "not decidable" else ""
-    return [f"{told.value:+.4f}", f"{told.low:+.4f} to {told.high:+.4f}", verdict + why]
+    shown = verdict if verdict == "not decidable" else f"**{verdict}**"
+    return f"{told.value:+.4f} [{told.low:+.4f}, {told.high:+.4f}] {shown}"
 
 
 def _spread(values: Sequence[float]) -> str:
