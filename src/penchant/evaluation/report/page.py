@@ -159,10 +159,11 @@ def _render(results: Path, *, draw: bool) -> tuple[str, dict[str, bytes]]:
         "# Results",
         "",
         "This page is generated from the files in `results/` by `penchant report results`: edit nothing here. "
-        f"Values are means over seeds ± their standard deviation. Differences are paired, user by user, on the mean of "
+        "Values are means over seeds ± their standard deviation. Differences are paired, user by user, on the mean of "
         f"the seeds that both rows have, in brackets the {LEVEL:.0%} interval of a bootstrap over users "
-        f"({RESAMPLES:,} resamples): **held** means that the whole interval is on the claim's side of zero, **not held** on the other side, **not decidable** "
-        "that zero is inside or the data cannot tell. Trials are the variants tried on validation before the test.",
+        f"({RESAMPLES:,} resamples): **held** means that the whole interval is on the claim's side of zero, "
+        "**not held** on the other side, **not decidable** that zero is inside or the data cannot tell. "
+        "Trials are the variants tried on validation before the test.",
         "",
     ]
     lines += [*(f"- {line}" for line in READING), ""]
