@@ -104,8 +104,8 @@ def table2_loo() -> ResultTable:
 
 
 def table2_beauty() -> ResultTable:
-    """The main row, mixed attention, and it with the last action in the guess's place, on Beauty, beside the SASRec that
-    was tuned for it by hand. One seed."""
+    """The main row, mixed attention, and it with the last action in the guess's place, on Beauty, beside the SASRec
+    that was tuned for it by hand. One seed."""
     ours = {name: _on_beauty(forms()[name]) for name in ("t2diff", "mixed-attention", "last-item")}
     rows = (
         *(Row(name=name, run=run, rates=RATES, data=BEAUTY, split=LOO, minutes=20.0) for name, run in ours.items()),
