@@ -159,6 +159,33 @@ def test_a_subsample_is_seeded_and_stated(store: Store) -> None:
     assert part.notes == (f"A random 30 of {len(whole.events)} targets were judged (seed 1).",)
 
 
+def test_cold_targets_are_those_of_items_that_nobody_clicked_in_the_train_window(store: Store) -> None:
+    model, split = walker(store.num_items, whole=True), load_split(store, "temporal-successive")
+    late = int(store.event_item[split.targets("test")[0]])
+    ends = split.ends.copy()
+    for user in range(1, store.num_users + 1):  # each train window ends where `late` comes first
+        start = store.user_indptr[user]
+        found = np.flatnonzero(store.event_item[start : ends[user, 0]] == late)
+        ends[user, 0] = start + found[0] if len(found) else ends[user, 0]
+    split = replace(split, ends=ends)
+    cold = evaluate_retrieval(model, store, split, cold=True)
+    known = set(store.event_item[split.events("train")].tolist())
+    assert cold.events.tolist() == [e for e in split.targets("test") if int(store.event_item[e]) not in known]
+    assert late in cold.items
+    assert cold.notes == ("Only targets whose item nobody clicked in the train window were judged.",)
+    whole = evaluate_retrieval(model, store, split)
+    assert np.array_equal(cold.ranks, whole.ranks[np.isin(whole.events, cold.events)])
+
+
+def test_a_window_without_cold_targets_says_so(store: Store) -> None:
+    model, split = walker(store.num_items, whole=True), load_split(store, "loo").with_valid_in_train()
+    known = np.unique(store.event_item[split.events("train")])
+    ends = split.ends.copy()
+    ends[:, 2] = np.where(np.isin(store.event_item[split.stops("test") - 1], known), ends[:, 2], ends[:, 1])
+    with pytest.raises(StoreError, match="no cold targets"):
+        evaluate_retrieval(model, store, replace(split, ends=ends), cold=True)
+
+
 def test_per_user_means_weighted_by_targets_are_the_metrics(store: Store) -> None:
     model, split = walker(store.num_items, whole=True), load_split(store, "temporal-successive")
     found = evaluate_retrieval(model, store, split, ks=(5, 20), filter_seen=True)

@@ -26,6 +26,7 @@ from penchant.recipes.karma import stages
 from penchant.recipes.karma.build import read_texts
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
+from penchant.recipes.karma.tables import regimes, regimes_cold
 from penchant.recipes.runs import load_run, train_run
 from penchant.training.loop import TrainConfig
 from tests.checkerboard import requests_of
@@ -286,3 +287,17 @@ def test_texts_are_cut_ended_and_counted(market: Store, language_folder: Path) -
     title = market.table("items", ["title"])["title"][0].as_py()
     said = whole.vocabulary.tokens[whole.whole[0]]
     assert np.array_equal(said[: len(title.split())], tokenizer(title, add_special_tokens=False)["input_ids"])
+
+
+def test_the_two_sides_of_a_regime_differ_in_what_is_decoded_alone() -> None:
+    rows = {row.name: row for table in (regimes(), regimes_cold()) for row in table.rows}
+    pairs = [name.removesuffix("-both") for name in rows if name.endswith("-both")]
+    assert len(pairs) * 2 == len(rows)
+    for name in pairs:
+        action, both = rows[f"{name}-action"], rows[f"{name}-both"]
+        assert isinstance(action.run, KarmaRun)
+        assert isinstance(both.run, KarmaRun)
+        assert (action.run.objective.generate, action.run.objective.reconstruct) == (0.0, 0.0)
+        assert both.run.objective.generate == both.run.objective.reconstruct > 0
+        untold = replace(both.run.objective, generate=0.0, reconstruct=0.0)
+        assert (action.data, action.run) == (both.data, replace(both.run, objective=untold))

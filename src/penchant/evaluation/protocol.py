@@ -122,6 +122,7 @@ def evaluate_retrieval(
     targets: int | None = None,
     seed: int = 0,
     filter_seen: bool = False,
+    cold: bool = False,
 ) -> RetrievalResult:
     """Rank every target of a window among the whole catalogue.
 
@@ -134,15 +135,21 @@ def evaluate_retrieval(
         batch_size: requests given to the model at once, of like history length so that padding is small.
         targets: judge a random subsample of this many targets, drawn with `seed`; None judges all.
         filter_seen: also rank with the items of the target's whole history left out, as a second column.
+        cold: judge only targets whose item nobody clicked in the train window.
 
     Raises:
-        StoreError: the window has no targets.
+        StoreError: the window has no such targets.
         RunError: the model gives scores that are not numbers.
     """
     events = split.targets(window)
+    if cold:
+        events = events[split.item_counts(store)[store.event_item[events]] == 0]
     if not len(events):
-        raise StoreError(f"split {split.name!r} has no targets in window {window!r}", where=store.path)
+        what = f"split {split.name!r} has no {'cold ' if cold else ''}targets in window {window!r}"
+        raise StoreError(what, where=store.path)
     events, notes = subsample(events, targets, seed)
+    if cold:
+        notes = (*notes, "Only targets whose item nobody clicked in the train window were judged.")
     base = targets_of(store, split, events)
     order = np.argsort(base["history_lengths"], kind="stable")
     depth = min(max((k for k in ks if k <= LIST_DEPTH), default=LIST_DEPTH), store.num_items)

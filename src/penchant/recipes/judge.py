@@ -153,12 +153,14 @@ def judge_run(
     memory_mb: float = 256,
     meaning: bool = False,
     ks: Sequence[int] = (),
+    cold: bool = False,
 ) -> Verdict:
     """Judge the run of a folder on a window of its own split.
 
     Args:
         meaning: also say what the lists mean, and how a model of vectors ranks what was shown: KARMA's measures.
         ks: further lengths of lists, beside the usual ones. ULIM's hit rate is told in parts at these.
+        cold: only targets whose item nobody clicked in the train window; not of ULIM, whose parts are of all.
     """
     store, split, model = loaded.store, loaded.split, loaded.model
     wall, cpu = time.perf_counter(), time.process_time()
@@ -185,6 +187,7 @@ def judge_run(
             # What is left of a merged list is not the list merged of what is left, which is what is served.
             filter_seen=filter_seen and not by_category,
             memory_mb=memory_mb,
+            cold=cold,
         )
         if meaning:
             js = js_at(result.lists[:, :50], result.items, item_terms(store))

@@ -153,6 +153,7 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
             targets=table.targets,
             meaning=table.meaning,
             ks=table.ks,
+            cold=table.cold,
         )
         result = Result(
             paper=table.paper,
@@ -184,7 +185,7 @@ def _elsewhere(item: Missing, run: Run, store: Store, split: Split, results: Pat
     """The same run, judged the same way, in another table: it is not run twice."""
 
     def judged(table: ResultTable) -> tuple[Any, ...]:
-        return table.window, table.targets, table.meaning, table.ks
+        return table.window, table.targets, table.meaning, table.ks, table.cold
 
     alike = [t for t in tables().values() if judged(t) == judged(item.table)]
     prints = (store.fingerprint, split.fingerprint, item.seed)

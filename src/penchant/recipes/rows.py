@@ -59,6 +59,8 @@ class ResultTable:
     """Judged by KARMA's measures too: what lists mean, and how what was shown is ranked."""
     ks: tuple[int, ...] = ()
     """Further lengths of lists to be judged, the table's own."""
+    cold: bool = False
+    """Judged only by targets whose item nobody clicked in the train window."""
 
 
 def with_rate(run: Trained, lr: float) -> Trained:

@@ -23,6 +23,8 @@ PREPARE = {
     "bazaar-small": "penchant prepare bazaar --size small --no-pictures --out {store}, then penchant encode {store}",
     "bazaar-content": "penchant prepare bazaar --size small --no-pictures --knobs.text 3 --knobs.image 0 "
     "--knobs.identity 0 --knobs.price 0 --out {store}, then penchant encode {store}",
+    "bazaar-new-items": "penchant prepare bazaar --size small --no-pictures --knobs.cold 1 --out {store}, "
+    "then penchant encode {store}",
     "bazaar-few-items": "penchant prepare bazaar --size small --items 500 --no-pictures --out {store}, "
     "then penchant encode {store}",
 }
