@@ -51,8 +51,9 @@ def main() -> None:
 
 
 def metrics_of(moment: Leak) -> dict[str, float | None]:
-    """Each guess by each measure."""
-    return {f"{measure}, {guess}": moment.guesses[guess][measure] for measure in MEASURES for guess in GUESSES}
+    """Each guess by each measure, and how far the estimate of z_0 is off: everywhere, and where it is unknown."""
+    guesses = {f"{measure}, {guess}": moment.guesses[guess][measure] for measure in MEASURES for guess in GUESSES}
+    return {**guesses, "Error of z_0, all steps": moment.drift["all"], "Error of z_0, last": moment.drift["last"]}
 
 
 def curves_of(moments: Sequence[Leak]) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """What a user's vector costs by T2Diff: one estimate from noise, a few steps, and Algorithm 2's T steps, T = 10 to 200.
 
-Beside them the tower without diffusion (mixed attention), SASRec and GRU4Rec of the same width. Fresh weights, which
-cost what trained ones do; random histories of 50; one user at a time, and 64 at once. Calls take turns, so that what
-else the machine does meets all alike.
+Beside them the tower without diffusion (mixed attention), the other models of the paper's Table 2, each as that table
+has it, and T2Diff on a causal transformer, which is the funnel's channel. Fresh weights, which cost what trained ones
+do; random histories of 50; one user at a time, and 64 at once. Calls take turns, so that what else the machine does
+meets all alike.
 
     python -m benchmarks.serving.diffusion
 """
@@ -10,7 +11,7 @@ else the machine does meets all alike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -21,11 +22,10 @@ from benchmarks.command import argument_parser, parsed
 from benchmarks.serving.history_length import in_turn
 from benchmarks.written import write_made_up
 
-from penchant.baselines.retrieval.gru4rec import GRU4Rec, GRU4RecConfig
-from penchant.baselines.retrieval.sasrec import SASRec, SASRecConfig
 from penchant.data.history import Requests, make_requests
-from penchant.models import Sizes
-from penchant.papers.t2diff.model import T2Diff, T2DiffConfig
+from penchant.models import Sizes, build_model
+from penchant.recipes.t2diff.causal import t2diff_causal
+from penchant.recipes.t2diff.tables import baselines, forms
 
 TABLE = "diffusion"
 ITEMS, LENGTH, WIDTH = 4000, 50, 64
@@ -56,6 +56,7 @@ def main() -> None:
             times = median(a / b for a, b in zip(own, tower, strict=True))
             metrics[f"Times mixed attention's, batch {batch}"] = times
         metrics["ms a user, batch 64"] = median(taken[f"{name} 64"]) / 64
+        metrics["Parameters"] = float(sum(p.numel() for p in model.parameters()))
         print(name, {k: round(v or 0.0, 3) for k, v in metrics.items()}, flush=True)
         sizes = {"items": ITEMS, "length": LENGTH, "width": WIDTH}
         config = {"model": asdict(model.config), "threads": arguments.threads, "rounds": arguments.rounds}
@@ -64,19 +65,21 @@ def main() -> None:
 
 def made() -> dict[str, Any]:
     """The models by row."""
-    sizes = Sizes(num_items=ITEMS, num_categories=1)
-    torch.manual_seed(0)
-    models: dict[str, Any] = {
-        "sasrec": SASRec(SASRecConfig(width=WIDTH, max_len=LENGTH), sizes),
-        "gru4rec": GRU4Rec(GRU4RecConfig(width=WIDTH, max_len=LENGTH), sizes),
-        "mixed-attention": T2Diff(T2DiffConfig(xhat="zero"), sizes),
-        "t2diff-one-estimate": T2Diff(T2DiffConfig(xhat="onestep"), sizes),
-        "t2diff-ddim-5": T2Diff(T2DiffConfig(xhat="ddim"), sizes),
+    ours, causal = forms(WIDTH), t2diff_causal()
+    config = ours["t2diff"].model
+    configs: dict[str, tuple[str, Any]] = {
+        **{name: (run.kind, run.model) for name, run in baselines().items()},
+        "mixed-attention": ("t2diff", ours["mixed-attention"].model),
+        "mixed-parameters": ("t2diff", ours["mixed-parameters"].model),
+        "t2diff-one-estimate": ("t2diff", config),
+        "t2diff-ddim-5": ("t2diff", replace(config, xhat="ddim", ddim_steps=5)),
+        **{f"t2diff-chain-{n:03}": ("t2diff", replace(config, xhat="chain", steps=n)) for n in STEPS},
+        "t2diff-causal-8": (causal.kind, causal.model),
+        "causal-last-item": (causal.kind, replace(causal.model, guess="last", samples=1)),
     }
-    for steps in STEPS:
-        config = T2DiffConfig(xhat="chain", steps=steps)
-        models[f"t2diff-chain-{steps:03}"] = T2Diff(config, sizes)
-    return {name: model.eval() for name, model in models.items()}
+    torch.manual_seed(0)
+    sizes = Sizes(num_items=ITEMS, num_categories=1)
+    return {name: build_model(kind, asdict(config), sizes).eval() for name, (kind, config) in configs.items()}
 
 
 def requests_of(batch: int) -> Requests:

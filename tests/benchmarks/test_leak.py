@@ -28,6 +28,8 @@ def test_a_row_has_the_last_moment_and_curves_of_all(tmp_path: Path, monkeypatch
     moments = read_report(folder)
     assert (row.row, row.window) == ("t2diff", "valid")
     assert row.metrics[f"cosine, {FROM_TARGET}"] == pytest.approx(moments[-1].guesses[FROM_TARGET]["cosine"])
+    assert row.metrics["Error of z_0, last"] == pytest.approx(moments[-1].drift["last"])
+    assert row.metrics["Error of z_0, all steps"] == pytest.approx(moments[-1].drift["all"])
     lines = row.slices["curves"]["panels"]["Recall@20"]
     assert set(lines) == set(GUESSES)
     assert [at for at, _ in lines["chain"]] == [moment.epochs for moment in moments]

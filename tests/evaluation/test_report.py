@@ -253,6 +253,10 @@ def test_rows_may_have_controls_of_their_own(folder: Path, tmp_path: Path) -> No
     assert "| above less below | +0.2" in text
     assert "| alike less control | " in text
     assert "below less" not in text
+    describe(folder, control="below", pairs={"above": None}, metrics=["HR@10"])
+    text = write_report(folder, tmp_path / "docs").read_text()
+    assert "| alike less below | " in text
+    assert "above less" not in text
     describe(folder, pairs={"above": 3})
     with pytest.raises(RunError, match="field 'pairs' cannot be"):
         write_report(folder, tmp_path / "docs")

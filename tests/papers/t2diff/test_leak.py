@@ -16,6 +16,7 @@ from penchant.data.history import Requests, requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.evaluation.protocol import evaluate_retrieval
+from penchant.evaluation.results import find_results
 from penchant.models import sizes_of
 from penchant.papers.t2diff import leak as module
 from penchant.papers.t2diff.leak import FROM_TARGET, GUESSES, MEASURES, Leak, add_to_report, measure_leak, read_report
@@ -113,6 +114,14 @@ def test_no_module_that_makes_tables_or_serves_reads_the_report() -> None:
     for maker in ("judge", "reproduce"):
         source = (src / "penchant" / "recipes" / f"{maker}.py").read_text()
         assert "leak" not in source
+
+
+def test_what_the_target_gives_away_is_in_no_table_but_the_leaks() -> None:
+    told = set()
+    for result in find_results(Path(module.__file__).parents[4] / "results"):
+        if any(FROM_TARGET in metric for metric in result.metrics):
+            told.add((result.paper, result.table, result.window))
+    assert told <= {("benchmarks", "leak", "valid")}
 
 
 def test_a_report_grows_by_epoch_and_a_run_that_goes_on_writes_its_moments_anew(leak: Leak, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ How a table is shown comes from an optional `table.json` beside its rows:
     title            heading; else the folders' names
     note             a paragraph below it
     control          the row the others are compared with, in pairs, user by user
-    pairs            {row: its control}: these rows are compared with others than `control`
+    pairs            {row: its control}: these rows are compared with others than `control`; with none if null
     claim            "better" (default) or "worse": what is claimed of each row beside the control (ablations: "worse")
     metrics          columns, the first one drawn; else the usual ones that every row has. "HR@10, item=cold" is of a
                      slice, of which no difference is told
@@ -69,7 +69,7 @@ class TableInfo:
     title: str
     note: str = ""
     control: str | None = None
-    pairs: Mapping[str, str] = field(default_factory=dict)
+    pairs: Mapping[str, str | None] = field(default_factory=dict)
     claim: Literal["better", "worse"] = "better"
     metrics: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class TableInfo:
     lower_is_better: tuple[str, ...] = ("LogLoss", "ECE")
 
     def control_of(self, row: str) -> str | None:
-        """The row that this one is compared with; None if it is the control."""
+        """The row that this one is compared with; None if it is the control, or nothing is claimed of it."""
         control = self.pairs.get(row, self.control)
         return None if control == row else control
 
@@ -148,7 +148,7 @@ def _fits(key: str, value: object) -> bool:
     if key in ("metrics", "compared", "lower_is_better"):
         return isinstance(value, list) and all(isinstance(v, str) for v in value)
     if key == "pairs":
-        return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+        return isinstance(value, dict) and all(v is None or isinstance(v, str) for v in value.values())
     return key in ("title", "note", "control", "against", "curve") and isinstance(value, str)
 
 

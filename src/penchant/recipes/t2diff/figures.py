@@ -21,7 +21,14 @@ REVERSE = "reverse steps done"
 
 def leak_table(leak: Leak) -> Table:
     """The guesses of one moment, for a terminal."""
-    table = Table("guess", *MEASURES, title=f"after {leak.epochs:.2f} epochs, on validation targets", box=None)
+    table = Table(
+        "guess",
+        *MEASURES,
+        title=f"after {leak.epochs:.2f} epochs, on validation targets",
+        caption=f"squared error of z_0: {leak.drift['all']:.3f} over all steps of a history, "
+        f"{leak.drift['last']:.3f} over the last, which alone is unknown",
+        box=None,
+    )
     for name, values in leak.guesses.items():
         table.add_row(name, *(f"{values[measure]:.4f}" for measure in MEASURES))
     return table
