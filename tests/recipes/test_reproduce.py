@@ -14,19 +14,17 @@ from penchant.data.output import alone
 from penchant.data.split import load_split
 from penchant.errors import ConfigError, DivergedError, RunError, StoreError
 from penchant.evaluation.results import find_results
-from penchant.recipes import controls, reproduce
+from penchant.recipes import controls, reproduce, rows
 from penchant.recipes.reproduce import (
-    TRIED,
     Missing,
     choose,
-    choose_rate,
     missing,
     outdated,
     run_row,
     same_config,
     show,
 )
-from penchant.recipes.rows import ResultTable, Row, with_rate
+from penchant.recipes.rows import TRIED, ResultTable, Row, choose_rate, with_rate
 from penchant.recipes.runs import SequenceRun
 from penchant.recipes.tables import PREPARE, tables
 from penchant.training.loop import FitResult
@@ -182,9 +180,9 @@ def test_rates_go_on_while_the_best_is_at_an_end(
         assert of.train.epochs == 20.0
         return FitResult(1, 1, best, {}, 0.0, 0.0)
 
-    monkeypatch.setattr(reproduce, "train_run", train)
+    monkeypatch.setattr(rows, "train_run", train)
     assert isinstance(item.row, Row)
-    got = choose_rate(item.row, store, load_split(store, "temporal-successive"), tmp_path / "run")
+    got = choose_rate(item.row.run, item.row.rates, store, load_split(store, "temporal-successive"), tmp_path / "run")
     assert (got.trials, len(asked)) == (tried, tried)
     assert got.run == with_rate(run, rate * chosen)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.table import Table as RichTable
 from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import MANIFEST, Store
-from penchant.errors import ConfigError, DivergedError, RunError, StoreError
+from penchant.errors import RunError, StoreError
 from penchant.evaluation.results import (
     Result,
     find_results,
@@ -27,14 +26,12 @@ from penchant.evaluation.results import (
     versions_here,
     write_result,
 )
-from penchant.recipes.funnel.tables import FunnelRow, run_funnel_row
+from penchant.recipes.funnel.tables import run_funnel_row
 from penchant.recipes.judge import judge_run
 from penchant.recipes.karma.run import said_by
-from penchant.recipes.rows import ResultTable, Row, with_rate
+from penchant.recipes.rows import TRIED, Chosen, FunnelRow, ResultTable, Row, choose_rate, with_rate
 from penchant.recipes.runs import CountRun, Run, load_run, train_run
 from penchant.recipes.tables import PREPARE, tables
-
-TRIED = "Tried on validation"
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,9 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
         return run_funnel_row(row, item.seed, store, split, folder.with_name(f"{folder.name}.s{item.seed}"), results)
     chosen = Chosen(row.run, (), row.trials)
     if row.rates:
-        chosen = _chosen_before(row, table, store, split, results) or choose_rate(row, store, split, folder)
+        chosen = _chosen_before(row, table, store, split, results) or choose_rate(
+            row.run, row.rates, store, split, folder
+        )
     run = _seeded(chosen.run, item.seed)
     if found := _elsewhere(item, run, store, split, results):
         # What was tried for it is this table's own.
@@ -196,15 +195,6 @@ def _elsewhere(item: Missing, run: Run, store: Store, split: Split, results: Pat
     return None
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A run at the learning rate that was chosen for it, what was tried, and how many were."""
-
-    run: Run
-    notes: tuple[str, ...]
-    trials: int
-
-
 def _chosen_before(row: Row, table: ResultTable, store: Store, split: Split, results: Path) -> Chosen | None:
     """What this row chose when another seed of it was run."""
     prints = (row.name, store.fingerprint, split.fingerprint)
@@ -238,40 +228,3 @@ def same_config(run: Any, saved: Any) -> bool:
         else getattr(run, name) == (of.default_factory() if of.default_factory is not MISSING else of.default)
         for name, of in known.items()
     )
-
-
-def choose_rate(row: Row, store: Store, split: Split, folder: Path) -> Chosen:
-    """The row at the learning rate that is best on validation after a quarter of its epochs, by seed 0.
-
-    Where the best of the row's rates is the smallest or the largest, the next one, by the same factor, is tried too, as
-    long as it is better: twice at most.
-
-    Raises:
-        ConfigError: the split has nothing to choose by.
-    """
-    base = row.run
-    assert not isinstance(base, CountRun)
-    rate, reached = base.train.optim.lr, dict[float, float]()
-
-    def reach(factor: float) -> None:
-        run = with_rate(base, rate * factor)
-        short = replace(run, train=replace(run.train, epochs=run.train.epochs / 4, patience=0))
-        try:
-            best = train_run(short, store, split, folder.with_name(f"{folder.name}.try{len(reached)}")).best
-        except DivergedError:
-            best = -inf
-        if best is None:
-            raise ConfigError(f"split {split.name!r} has no validation to choose by", fix="Choose another split.")
-        reached[factor] = best
-
-    for factor in row.rates:
-        reach(factor)
-    by = row.rates[-1] / row.rates[-2]
-    for _ in range(2):
-        best = max(reached, key=lambda factor: reached[factor])
-        if best in (max(reached), min(reached)):
-            reach(best * by if best == max(reached) else best / by)
-    best = max(reached, key=lambda factor: reached[factor])
-    said = "; ".join(f"{rate * factor:g}: {reached[factor]:.4f}" for factor in sorted(reached))
-    note = f"{TRIED}, a quarter of the epochs each: train.optim.lr {said}."
-    return Chosen(with_rate(base, rate * best), (note,), len(reached))

@@ -12,9 +12,9 @@ import pytest
 from penchant.evaluation.results import find_results, read_per_user
 from penchant.recipes.controls import popularity, sasrec
 from penchant.recipes.funnel.plan import funnel_of, shortened
-from penchant.recipes.funnel.tables import DATA, FunnelRow, alone_of, rows
+from penchant.recipes.funnel.tables import DATA, RATES, TUNED, alone_of, rows
 from penchant.recipes.reproduce import Missing, missing, run_row
-from penchant.recipes.rows import ResultTable
+from penchant.recipes.rows import TRIED, FunnelRow, ResultTable
 from penchant.recipes.tables import tables
 from penchant.recipes.ulim.run import ulim
 from tests.factories import make_store
@@ -44,6 +44,7 @@ def test_each_part_is_taken_away_and_nothing_else() -> None:
             assert (without.fuse, without.features_from) == ((None, None) if name == "karma" else ("karma", "karma"))
             (alone,) = by_name[data, f"{name}-alone"].channels
             assert alone in whole.channels
+            assert (data, f"{name}-alone-later") in by_name or name not in TUNED
         beside = by_name[data, "four-sasrec-knn"]
         assert beside.channels[2:] == whole.channels
     assert {run.settings.max_history for run in by_name.values()} == {2000}
@@ -63,19 +64,29 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
             ("sasrec-alone", shortened(alone_of("sasrec", sasrec()), 1.0)),
         )
     )
+    made += (replace(made[-1], name="sasrec-alone-later", later=True),)
     table = ResultTable(paper="funnel", name="four", rows=made, seeds=1)
     results = tmp_path / "results"
     for item in missing([table], results, (), (), None):
         run_row(item, tmp_path / "stores", tmp_path / "runs", results)
     assert list(missing([table], results, (), (), None)) == []
-    channels = sorted(
-        p.name.rsplit("-", 1)[0] for p in (tmp_path / "runs/funnel/four/channels").iterdir() if p.is_dir()
-    )
-    assert channels == ["popularity", "sasrec"]
+    shared = [p for p in (tmp_path / "runs/funnel/four/channels").iterdir() if p.is_dir() and ".try" not in p.name]
+    # SASRec twice: from less and from more of the log.
+    assert sorted(p.name.rsplit("-", 1)[0] for p in shared) == ["popularity", "sasrec", "sasrec"]
     found = {result.row: result for result in find_results(results)}
-    assert set(found) == {"fused", "plain", "sasrec-alone"}
-    alone = found.pop("sasrec-alone")
-    (trained,) = (tmp_path / "runs/funnel/four/channels").glob("sasrec-*/result.json")
+    assert set(found) == {"fused", "plain", "sasrec-alone", "sasrec-alone-later"}
+    later, alone = found.pop("sasrec-alone-later"), found.pop("sasrec-alone")
+    users = [read_per_user(results, result)["user"] for result in (alone, later)]
+    assert users[0] == users[1], "the same clicks are judged"
+    rates = {channel["run"]["train"]["optim"]["lr"] for channel in alone.config["channels"]}
+    assert alone.trials >= len(RATES)
+    assert any(note.startswith(f"sasrec: {TRIED}") and f"{rate:g}: " in note for note in alone.notes for rate in rates)
+    (trained,) = (
+        p / "result.json"
+        for p in shared
+        if (p / "run.json").is_file() and json.loads((p / "run.json").read_text())["split"]["name"] == "funnel"
+        if p.name.startswith("sasrec")
+    )
     assert alone.cpu_seconds > json.loads(trained.read_text())["cpu_seconds"], "another row trained it"
     report = json.loads((tmp_path / "runs/funnel/four/plain.made-up.funnel.s0/report.json").read_text())
     (same,) = (c["hr"]["value"] for c in report["controls"] if (c["name"], c["kind"]) == ("sasrec", "channel"))

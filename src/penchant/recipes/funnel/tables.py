@@ -5,29 +5,33 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from penchant.data.output import alone, into_place
-from penchant.data.split import Split
+from penchant.data.split import Split, load_split
 from penchant.data.store import Store, fingerprint
 from penchant.errors import RunError
 from penchant.evaluation.funnel.report import FunnelReport, points
 from penchant.evaluation.results import Result, versions_here, write_result
 from penchant.funnel.pipeline import Funnel
 from penchant.recipes.controls import item_knn, popularity, sasrec
-from penchant.recipes.funnel.plan import FunnelRun, funnel, funnel_of, seeded, settled
+from penchant.recipes.funnel.plan import Channel, FunnelRun, funnel, funnel_of, seeded, settled
 from penchant.recipes.funnel.run import PER_USER, judge_funnel, open_channels, run_funnel
 from penchant.recipes.karma.run import karma_decoded
+from penchant.recipes.rows import FunnelRow, choose_rate
 from penchant.recipes.runs import Run, flat, train_run
 from penchant.recipes.t2diff.causal import t2diff_causal
 from penchant.recipes.ulim.run import ulim
 from penchant.training.loop import FitResult
 
 DATA = ("ml-1m-liked", "bazaar-small-pictures")
-SPLIT = "funnel"
+SPLIT, LATER = "funnel", "temporal-successive"
+"""They judge the same clicks; what rankers learn from is in the train window of the latter."""
+TUNED, RATES = ("sasrec", "ulim", "t2diff"), (1.0, 2.0, 4.0)
+"""Channels whose learning rate is chosen on validation, of so many times the recipe's; KARMA takes too long."""
 TARGETS = 5000
 """Clicks of the test window judged, drawn by the seed."""
 HISTORY = 2000
@@ -35,23 +39,6 @@ HISTORY = 2000
 RANK_TARGETS, VALID_TARGETS = 10_000, 1_500
 """Clicks that pre-ranker and ranker learn from, and are chosen on, in every row: a third of the default, and half."""
 CUT = "Cut and gone on with: the seconds are the channels' and those after the last cut."
-
-
-@dataclass(frozen=True, kw_only=True)
-class FunnelRow:
-    """A funnel on one data set.
-
-    Attributes:
-        alone: its one channel is judged by itself: nothing comes after it.
-        minutes: wall time on two cores, about, with channels that another row has trained left out.
-    """
-
-    name: str
-    run: FunnelRun
-    data: str
-    minutes: float
-    split: str = SPLIT
-    alone: bool = False
 
 
 def of_four() -> FunnelRun:
@@ -93,7 +80,7 @@ def alone_of(name: str, run: Run) -> FunnelRun:
 def rows() -> tuple[FunnelRow, ...]:
     """The four together; each taken away, popularity excepted, which answers where there is no history; the same beside
     SASRec and item-kNN; the default funnel, with its own ranker and with DMAE; and learned channels alone, of which
-    the validation window says which is best."""
+    the validation window says which is best. Those that do not take long also with what the rankers learn from."""
     whole = of_four()
     plain = _read_far(funnel())
     channels = {c.name: c.run for c in whole.channels}
@@ -108,6 +95,7 @@ def rows() -> tuple[FunnelRow, ...]:
         "default-dmae": replace(plain, rank_kind="dmae"),
     }
     single = {"sasrec": sasrec(), **{name: run for name, run in channels.items() if name != "popularity"}}
+    later = {name: run for name, run in single.items() if name in TUNED}
     return tuple(
         row
         for data in DATA
@@ -119,6 +107,12 @@ def rows() -> tuple[FunnelRow, ...]:
             *(
                 FunnelRow(name=f"{name}-alone", run=alone_of(name, run), data=data, minutes=2.0, alone=True)
                 for name, run in single.items()
+            ),
+            *(
+                FunnelRow(
+                    name=f"{name}-alone-later", run=alone_of(name, run), data=data, minutes=8.0, alone=True, later=True
+                )
+                for name, run in later.items()
             ),
         )
     )
@@ -136,9 +130,11 @@ def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder
         RunError: another process is at work on this row, or on a channel of it.
     """
     run = seeded(settled(replace(row.run, seed=seed), store, split))
+    learned = _later(store, split) if row.later else split
     cut = folder.is_dir()
     with alone(folder, RunError):
-        spent = [_channel(c.name, c.run, store, split, folder) for c in run.channels]
+        run, tried, trials = _at_best_rates(run, store, learned, folder)
+        spent = [_channel(c.name, c.run, store, learned, folder) for c in run.channels]
         # Channels cost what they cost, whichever row trained them.
         wall = time.perf_counter() - sum(fit.wall_seconds for fit in spent)
         cpu = time.process_time() - sum(fit.cpu_seconds for fit in spent)
@@ -162,10 +158,10 @@ def run_funnel_row(row: FunnelRow, seed: int, store: Store, split: Split, folder
             cpu_seconds=time.process_time() - cpu,
             wall_seconds=time.perf_counter() - wall,
             steps=sum(fit.steps for fit in spent),  # the channels'
-            trials=1,
+            trials=trials,
             metrics=metrics_of(report) | chosen,
             slices=slices_of(report),
-            notes=(*(() if row.alone else said_by(report)), *((CUT,) if cut else ())),
+            notes=(*(() if row.alone else said_by(report)), *tried, *((CUT,) if cut else ())),
             synthetic=bool(store.manifest.get("synthetic", False)),
         )
         write_result(results, result, pq.read_table(folder / PER_USER))
@@ -186,10 +182,41 @@ def _judge_alone(run: FunnelRun, store: Store, split: Split, folder: Path) -> tu
     return reports["test"], {f"HR@{at.k}, valid": at.hr.value for at in reports["valid"].final}
 
 
+def _later(store: Store, split: Split) -> Split:
+    """The split whose train window is all that is before the funnel's validation.
+
+    Raises:
+        StoreError: the Store has none.
+    """
+    later = load_split(store, LATER)
+    assert later.cut_ms("valid") == split.cut_ms("valid")
+    assert later.cut_ms("test") == split.cut_ms("test")
+    return later
+
+
+def _at_best_rates(run: FunnelRun, store: Store, split: Split, folder: Path) -> tuple[FunnelRun, tuple[str, ...], int]:
+    """The funnel with channels of `TUNED` at their best learning rates, what was tried, and how many were at most."""
+    channels, notes, trials = list[Channel](), list[str](), 1
+    for channel in run.channels:
+        if channel.name in TUNED:
+            tries = _shared(channel.name, channel.run, store, split, folder)
+            chosen = choose_rate(channel.run, RATES, store, split, tries)
+            channel = replace(channel, run=chosen.run)
+            notes += [f"{channel.name}: {note}" for note in chosen.notes]
+            trials = max(trials, chosen.trials)
+        channels.append(channel)
+    return replace(run, channels=tuple(channels)), tuple(notes), trials
+
+
+def _shared(name: str, run: Run, store: Store, split: Split, folder: Path) -> Path:
+    """Where all rows find a channel."""
+    needs = {"run": asdict(run), "store": store.fingerprint, "split": split.fingerprint}
+    return folder.parent / "channels" / f"{name}-{fingerprint(needs)}"
+
+
 def _channel(name: str, run: Run, store: Store, split: Split, folder: Path) -> FitResult:
     """Train a channel where all rows can find it, and lay it where this row's funnel looks for it."""
-    needs = {"run": asdict(run), "store": store.fingerprint, "split": split.fingerprint}
-    shared = folder.parent / "channels" / f"{name}-{fingerprint(needs)}"
+    shared = _shared(name, run, store, split, folder)
     result = train_run(run, store, split, shared)
     own = folder / "channels" / name
     if not own.is_dir():
