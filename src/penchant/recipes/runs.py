@@ -340,8 +340,8 @@ def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Sim
     """A finished retrieval run's similarities, its model copied into `out`, so that the folder needs no other.
 
     Raises:
-        ConfigError: the split has no window between what the source learned from and validation, or the source has no
-            vectors.
+        ConfigError: the split has no window between what the source learned from and validation, or the source does not
+            search with one vector of a user.
         RunError: no finished run there, or one that did not learn on this very split and may have seen what the ranker
             learns from.
     """
@@ -350,9 +350,10 @@ def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Sim
             what = f"split {split.name!r} has no window 'rank': both would learn from 'train'"
             raise ConfigError(what, where="features_from", fix="Train both runs with --split funnel.")
         loaded = load_run(source, store.path, "cpu")
-        if not hasattr(loaded.model, "user_vectors"):
-            what = f"{loaded.described['config']['kind']} has no vectors"
-            raise ConfigError(what, where=source, fix="Name a run of a model with vectors, such as sasrec or karma.")
+        # A model of several interests has vectors too, and scores by itself.
+        if not hasattr(loaded.model, "user_vectors") or hasattr(loaded.model, "score_items"):
+            what = f"{loaded.model.kind} does not search with one vector of a user"
+            raise ConfigError(what, where=source, fix="Name a run of a model that does, such as sasrec or karma.")
         if loaded.split.fingerprint != split.fingerprint:
             first, last = split.starts("rank"), split.stops("rank")
             seen = np.maximum(np.minimum(last, loaded.split.stops("train")) - first, 0).sum()
