@@ -55,7 +55,7 @@ from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.funnel.fields import Fields
 from penchant.funnel.retrieve import retriever
-from penchant.funnel.similarity import Similarity, similarities
+from penchant.funnel.similarity import SERVING, TRAINING, Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
 from penchant.papers.karma.generated import GeneratedKarma
 from penchant.recipes.karma.generated import GeneratedRun, train_generated
@@ -363,14 +363,14 @@ def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Sim
             )
             raise RunError(what, where=source, fix=f"Train it with --split {split.name}.")
         save_model(loaded.model, out / SIMILARITY)
-    return next(iter(_kept_similarity(out).values()))
+    return next(iter(_kept_similarity(out, TRAINING).values()))
 
 
-def _kept_similarity(folder: Path) -> dict[str, Similarity]:
+def _kept_similarity(folder: Path, remembered: int = SERVING) -> dict[str, Similarity]:
     if not (folder / SIMILARITY).is_dir():
         return {}
     model = load_model(folder / SIMILARITY)
-    return similarities([retriever(model.kind, model)])
+    return similarities([retriever(model.kind, model)], remembered)
 
 
 def load_features(folder: Path) -> Features:

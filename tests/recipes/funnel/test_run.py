@@ -23,6 +23,7 @@ from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.fusion import WEIGHTS
 from penchant.funnel.pipeline import Funnel, load_funnel
 from penchant.funnel.rank import ModelScorer
+from penchant.funnel.similarity import SERVING, TRAINING
 from penchant.recipes import controls
 from penchant.recipes.funnel import plan
 from penchant.recipes.funnel import run as recipe
@@ -266,4 +267,8 @@ def test_only_the_ranker_reads_similarities(fused: tuple[Funnel, Path]) -> None:
     assert isinstance(loaded.rank, ModelScorer)
     assert loaded.prerank.features.similarity is None
     assert loaded.rank.features.similarity is not None
+    trained = fused[0].fusion
+    assert trained is not None
+    assert trained.similarity.remembered == TRAINING
+    assert loaded.rank.features.similarity.remembered == SERVING, "no request of a server comes back"
     assert loaded.rank.features.similarity.model is loaded.retrievers[0].model, "the channel's own, not a second one"  # pyright: ignore[reportAttributeAccessIssue]
