@@ -8,7 +8,6 @@ cells can be compared so.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from penchant.papers.dmae.objective import (
     constant_distance,
     decoding_distance,
 )
+from penchant.training.checkpoint import OBJECTIVE
 from penchant.training.impressions import ImpressionBatches
 
 TABLE = "decoding"
@@ -47,24 +47,14 @@ def main() -> None:
         elif is_there(arguments.results, TABLE, row, loaded.store, split):
             print(f"{row}: finished before")
         else:
-            model, objective = at_the_end(folder, told)
+            model: DMAE = load_model(folder)
+            objective = DMAEObjective(told, model.config.modalities, model.config.interest)
+            objective.load_state_dict(load_file(folder / OBJECTIVE))
             batches = ImpressionBatches(loaded.store, loaded.split, "test", Features.load(folder), cells=1024)
             metrics = measured(model, objective, batches)
             print(row, ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()), flush=True)
             where = (arguments.results, TABLE, row, loaded.store, split)
             write(*where, metrics, loaded.described["config"], window="test", steps=BATCHES)
-
-
-def at_the_end(folder: Path, told: DMAEObjectiveConfig) -> tuple[DMAE, DMAEObjective]:
-    """Model and decoders of the last step: the decoders of the best are kept nowhere."""
-    newest = json.loads((folder / "checkpoint.json").read_text())["newest"]
-    weights = load_file(folder / newest / "model.safetensors")
-    model: DMAE = load_model(folder)
-    objective = DMAEObjective(told, model.config.modalities, model.config.interest)
-    for name, module in (("model", model), ("objective", objective)):
-        own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
-        module.load_state_dict(own)
-    return model, objective
 
 
 def measured(model: DMAE, objective: DMAEObjective, batches: ImpressionBatches) -> dict[str, float]:

@@ -159,6 +159,7 @@ def test_the_exported_run_answers_as_the_one_that_learned(market: Store, languag
     train_run(run_on(language_folder), market, load_split(market, "loo"), tmp_path / "run")
     served = load_run(tmp_path / "run", device="cpu").model
     learner = load_model(tmp_path / "run" / recipe.LEARNER)
+    assert not [*(tmp_path / "run").rglob("checkpoint*"), *(tmp_path / "run").rglob("best-*")]
     assert served.config.items == "table"
     assert learner.config.items == "vectors"
     requests = requests_of([1, 2, 3], [4], [])

@@ -177,9 +177,12 @@ def test_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> None
     split = load_split(store, "loo")
     run = short(controls.gru4rec())
     first = train_run(run, store, split, tmp_path)
+    assert not [*tmp_path.glob("checkpoint*"), *tmp_path.glob("best-*")]
+    (tmp_path / "checkpoint-7").mkdir()  # a kill came right after the result
     written = (tmp_path / "model.safetensors").stat().st_mtime_ns
     assert train_run(run, store, split, tmp_path) == first
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == written
+    assert not (tmp_path / "checkpoint-7").exists()
 
 
 @pytest.mark.parametrize("name", ["popularity", "gru4rec", "din"])

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tyro.conf import AvoidSubcommands, Fixed
 
 from penchant.baselines.counted.item_knn import ItemKNNConfig
@@ -59,11 +60,12 @@ from penchant.funnel.similarity import SERVING, TRAINING, Similarity, similariti
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
 from penchant.papers.karma.generated import GeneratedKarma
 from penchant.recipes.karma.generated import GeneratedRun, train_generated
-from penchant.recipes.karma.run import KarmaRun, train_karma
+from penchant.recipes.karma.run import LEARNER, KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.t2diff.causal import CausalT2DiffRun, train_causal
 from penchant.recipes.t2diff.run import T2DiffRun, train_t2diff
 from penchant.recipes.ulim.run import UlimRun, train_ulim
+from penchant.training.checkpoint import OBJECTIVE, drop_checkpoints, save_state
 from penchant.training.impressions import ImpressionBatches, Positions, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
@@ -184,6 +186,7 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
         describe_run(run, store, split, out)
         finished = out / "result.json"
         if finished.is_file():
+            _drop_checkpoints(out)  # a kill may have come before the last process had
             return FitResult(**json.loads(finished.read_text()))
         match run:
             case CountRun():
@@ -210,7 +213,13 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
                 validate = partial(_validated, store=store, split=split, max_len=run.model.max_len)
                 result = train_causal(run, store, split, out, sizes_of(store), validate)
         write_json(finished, asdict(result))
+        _drop_checkpoints(out)
     return result
+
+
+def _drop_checkpoints(out: Path) -> None:
+    for folder in (out, out / LEARNER):
+        drop_checkpoints(folder)
 
 
 def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:
@@ -333,7 +342,10 @@ def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> Fi
         shown = evaluate_impressions(model, features, store, split, "valid")
         return evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users).metrics()
 
-    return fit(model, objective, batches, run.train, out, validate, title=run.kind)
+    result = fit(model, objective, batches, run.train, out, validate, title=run.kind)
+    if isinstance(objective, nn.Module):
+        save_state(objective, out / OBJECTIVE)
+    return result
 
 
 def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Similarity:
