@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from benchmarks.command import argument_parser, parsed, run_in
 from benchmarks.written import is_there, write
+from jaxtyping import Float
 from safetensors.torch import load_file
+from torch import Tensor
 
 from penchant.funnel.features import Features
 from penchant.funnel.rank import judging
@@ -23,7 +25,6 @@ from penchant.papers.dmae.objective import (
     DMAEObjective,
     DMAEObjectiveConfig,
     Told,
-    constant_distance,
     decoding_distance,
 )
 from penchant.training.checkpoint import OBJECTIVE
@@ -74,6 +75,11 @@ def measured(model: DMAE, objective: DMAEObjective, batches: ImpressionBatches) 
             metrics |= {f"{name}: nats": ours, f"{name}: nats of the mean": nothing}
             metrics[f"{name}: share told"] = 1 - ours / nothing
     return metrics
+
+
+def constant_distance(p: Float[Tensor, "N c"]) -> Float[Tensor, ""]:
+    """Mean KL of P to the mean P, in nats: what a decoder reaches that looks at nothing. IDDU works if it is below."""
+    return (torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(1).mean()).clamp(min=0)
 
 
 if __name__ == "__main__":
