@@ -8,13 +8,14 @@ cells can be compared so.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from benchmarks.command import argument_parser, parsed, run_in
 from benchmarks.written import is_there, write
+from jaxtyping import Float
 from safetensors.torch import load_file
+from torch import Tensor
 
 from penchant.funnel.features import Features
 from penchant.funnel.rank import judging
@@ -24,9 +25,9 @@ from penchant.papers.dmae.objective import (
     DMAEObjective,
     DMAEObjectiveConfig,
     Told,
-    constant_distance,
     decoding_distance,
 )
+from penchant.training.checkpoint import OBJECTIVE
 from penchant.training.impressions import ImpressionBatches
 
 TABLE = "decoding"
@@ -47,24 +48,14 @@ def main() -> None:
         elif is_there(arguments.results, TABLE, row, loaded.store, split):
             print(f"{row}: finished before")
         else:
-            model, objective = at_the_end(folder, told)
+            model: DMAE = load_model(folder)
+            objective = DMAEObjective(told, model.config.modalities, model.config.interest)
+            objective.load_state_dict(load_file(folder / OBJECTIVE))
             batches = ImpressionBatches(loaded.store, loaded.split, "test", Features.load(folder), cells=1024)
             metrics = measured(model, objective, batches)
             print(row, ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()), flush=True)
             where = (arguments.results, TABLE, row, loaded.store, split)
             write(*where, metrics, loaded.described["config"], window="test", steps=BATCHES)
-
-
-def at_the_end(folder: Path, told: DMAEObjectiveConfig) -> tuple[DMAE, DMAEObjective]:
-    """Model and decoders of the last step: the decoders of the best are kept nowhere."""
-    newest = json.loads((folder / "checkpoint.json").read_text())["newest"]
-    weights = load_file(folder / newest / "model.safetensors")
-    model: DMAE = load_model(folder)
-    objective = DMAEObjective(told, model.config.modalities, model.config.interest)
-    for name, module in (("model", model), ("objective", objective)):
-        own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
-        module.load_state_dict(own)
-    return model, objective
 
 
 def measured(model: DMAE, objective: DMAEObjective, batches: ImpressionBatches) -> dict[str, float]:
@@ -84,6 +75,11 @@ def measured(model: DMAE, objective: DMAEObjective, batches: ImpressionBatches) 
             metrics |= {f"{name}: nats": ours, f"{name}: nats of the mean": nothing}
             metrics[f"{name}: share told"] = 1 - ours / nothing
     return metrics
+
+
+def constant_distance(p: Float[Tensor, "N c"]) -> Float[Tensor, ""]:
+    """Mean KL of P to the mean P, in nats: what a decoder reaches that looks at nothing. IDDU works if it is below."""
+    return (torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(1).mean()).clamp(min=0)
 
 
 if __name__ == "__main__":

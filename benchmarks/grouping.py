@@ -18,11 +18,11 @@ import torch
 from benchmarks.command import argument_parser
 from benchmarks.written import write
 
-from penchant.data.category_batch import CategoryBatches, CategoryDataConfig
+from penchant.data.category_batch import CategoryBatch, CategoryBatches, CategoryDataConfig
 from penchant.evaluation.results import find_results
 from penchant.funnel.rank import judging
 from penchant.papers.ulim.model import ULIM
-from penchant.papers.ulim.objective import ULIMObjective, ULIMObjectiveConfig, in_batch_hits
+from penchant.papers.ulim.objective import ULIMObjective, ULIMObjectiveConfig, read
 from penchant.recipes.runs import load_run
 
 
@@ -52,6 +52,20 @@ def main() -> None:
         print(name, metrics, flush=True)
         settings = {"batches": arguments.batches, "model": loaded.described["config"]["model"]}
         write(arguments.results, "grouping", name, store, split.name, metrics, settings, window="test")
+
+
+@torch.no_grad()
+def in_batch_hits(model: ULIM, objective: ULIMObjective, batch: CategoryBatch) -> float:
+    """Share of targets that v^(l) puts before all other candidates of the batch.
+
+    In a batch of many categories it is high for nothing: the target's category is known from the subsequence, so that
+    all other categories' items are ruled out. That is the leakage that batches of one category block (section 2.1.2).
+    """
+    _, long, _ = read(model, batch)
+    items = objective.candidates(batch)
+    scores = long @ model.embed_items(items).T
+    own = scores.gather(1, torch.searchsorted(items, batch.targets)[:, None])
+    return float(((scores >= own).sum(1) == 1).float().mean())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import pyarrow as pa
 import torch
 
 from penchant.data.history import Requests
-from penchant.data.split import define_splits
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 
@@ -40,7 +39,7 @@ def make_checkerboard(out: Path) -> Store:
     user = np.repeat(np.arange(1, len(walks) + 1), [len(w) for w in walks])
     events = len(user)
     item = np.arange(1, NUM_ITEMS + 1)
-    store = write_store(
+    return write_store(
         out,
         name="checkerboard",
         items=pa.table(
@@ -68,8 +67,6 @@ def make_checkerboard(out: Path) -> Store:
             }
         ),
     )
-    define_splits(store)
-    return store
 
 
 def requests_of(*histories: list[int], padding: int = 0) -> Requests:

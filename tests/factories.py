@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from penchant.data.split import define_splits
 from penchant.data.store import MANIFEST, Store, sha256, write_json
 from penchant.data.writer import write_store
 
@@ -109,7 +108,7 @@ def make_store(
         }
     )
     queries = pa.table({"query": pa.array(np.arange(1, len(texts) + 1), pa.int32()), "text": texts})
-    store = write_store(
+    return write_store(
         out,
         name="made-up",
         items=items,
@@ -118,8 +117,6 @@ def make_store(
         impressions=impressions,
         queries=queries,
     )
-    define_splits(store)
-    return store
 
 
 def give_vectors(store: Store, *, width: int = 12, seed: int = 0) -> None:

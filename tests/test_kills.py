@@ -202,7 +202,8 @@ class Training(Work):
     def check(self, out: Path) -> bool:
         if (out / "result.json").is_file():
             load_run(out, device="cpu")
-            return True
+            # Checkpoints go once the result is written; where a kill came between, by the next process.
+            return not [*out.glob("checkpoint*"), *out.glob("best-*")]
         with pytest.raises(RunError, match="no finished run here"):
             load_run(out, device="cpu")
         return False

@@ -11,10 +11,11 @@ import pytest
 from benchmarks import decoding as bench
 from penchant.data.split import load_split
 from penchant.evaluation.results import find_results
-from penchant.papers.dmae.objective import DMAEObjectiveConfig
+from penchant.papers.dmae.objective import DMAEObjectiveConfig, decoding_distance
 from penchant.recipes.dmae.run import dmae
 from penchant.recipes.runs import train_run
 from tests.factories import give_vectors, make_store
+from tests.papers.dmae.test_objective import random_pair
 
 
 def test_what_is_told_stands_beside_a_decoder_that_looks_at_nothing(
@@ -43,3 +44,12 @@ def test_what_is_told_stands_beside_a_decoder_that_looks_at_nothing(
         assert metrics[f"{name}: share told"] == pytest.approx(1 - told / nothing)
     bench.main()
     assert "told: finished before" in capsys.readouterr().out
+
+
+def test_a_decoder_that_looks_at_nothing_reaches_the_constant_distance() -> None:
+    _, p = random_pair()
+    config = DMAEObjectiveConfig(slices=3, bins=4)
+    mean = p.mean(0).clamp(min=1e-12).log().expand_as(p)
+    assert float(bench.constant_distance(p)) == pytest.approx(
+        float(decoding_distance(mean, p, config).mean()), abs=1e-5
+    )

@@ -164,7 +164,9 @@ def test_a_data_sheet_is_written_beside_its_store(tmp_path: Path, capsys: pytest
     store = make_store(tmp_path / "shop").path
     before = sorted(store.rglob("*"))
     assert run("report", "store", store) == run("report", "store", store, "--out", tmp_path / "own.html") == 0
-    assert "checks pass" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "checks pass" in said
+    assert "files are those that were written" in said
     assert {path.name for path in tmp_path.iterdir()} == {"shop", "shop.html", "own.html"}
     assert sorted(store.rglob("*")) == before
     assert run("report", "store", store, "--out", store / "sheet.html") == 2
@@ -172,6 +174,10 @@ def test_a_data_sheet_is_written_beside_its_store(tmp_path: Path, capsys: pytest
     err = capsys.readouterr().err
     assert "is inside the Store, which never changes" in err
     assert "no such folder" in err
+    file = store / "arrays" / "event_item.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert run("report", "store", store) == 2
+    assert "event_item.npy: its bytes are not those that were written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("report", ["results", "store", "diagnostics"])

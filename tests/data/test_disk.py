@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from penchant.cli.main import main
-from penchant.data import prepare as preparing
 from penchant.data import writer
 from penchant.data.sources import formats
 from penchant.data.sources.raw import Workspace
@@ -45,7 +44,7 @@ def log(tmp_path: Path) -> Path:
     [
         (pq, "write_table", full, r"\S*/out/store"),
         (writer, "sha256", full_without_a_number, r"\S*/out/store"),
-        (preparing, "define_splits", full, r"\S*/out/store"),
+        (writer, "define_splits", full, r"\S*/out/store"),
         (formats.shutil, "copyfileobj", full, re.escape(tempfile.gettempdir())),
         (Workspace, "__init__", full, re.escape(tempfile.gettempdir())),
     ],

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from penchant.data import prepare as preparing
 from penchant.data import writer
 from penchant.data.prepare import prepare
 from penchant.data.sources.table import from_tables
@@ -205,7 +204,8 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import pyarrow as pa
-import penchant.data.prepare as preparing
+from penchant.data import writer
+from penchant.data.prepare import prepare
 from penchant.data.sources.table import from_tables
 
 def stall(*_, **__):
@@ -214,13 +214,12 @@ def stall(*_, **__):
 
 stage, out = sys.argv[1:]
 if stage == "write":
-    import penchant.data.writer
-    penchant.data.writer.fingerprint = stall  # all files are there, the manifest is not
+    writer.fingerprint = stall  # all files are there, the manifest is not
 else:
-    preparing.define_splits = stall
+    writer.define_splits = stall
 times = list(range(1704067200, 1704067209))
 events = pa.table({"user_id": ["u"] * 9, "item_id": list("abcdefghi"), "timestamp": times})
-preparing.prepare(from_tables(events), Path(out))
+prepare(from_tables(events), Path(out))
 """
 
 
@@ -246,7 +245,7 @@ def test_an_interrupted_prepare_cleans_up_itself(tmp_path: Path, monkeypatch: py
     def interrupt(_: Store) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "define_splits", interrupt)
+    monkeypatch.setattr(writer, "define_splits", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(from_tables(log(["u"], ["a"], [DAY])), tmp_path / "store", console=QUIET)
     assert list(tmp_path.iterdir()) == []

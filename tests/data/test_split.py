@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.data.history import requests_before_events
-from penchant.data.split import RULES, add_split, define_splits, load_split, nearest_quantiles
+from penchant.data.split import RULES, add_split, load_split, nearest_quantiles
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.errors import ConfigError, StoreError
@@ -32,7 +32,7 @@ def store_of(histories: list[list[tuple[int, int]]], out: Path, has_time: bool =
     user, item, at, _ = (np.array(x, dtype=np.int64) for x in zip(*rows, strict=True))
     num_items = int(item.max())
     zeros = np.zeros(len(rows), np.int64)
-    store = write_store(
+    return write_store(
         out,
         name="made-up",
         items=pa.table(
@@ -58,8 +58,6 @@ def store_of(histories: list[list[tuple[int, int]]], out: Path, has_time: bool =
         ),
         has_time=has_time,
     )
-    define_splits(store)
-    return store
 
 
 histories = st.lists(
@@ -142,7 +140,6 @@ def test_nothing_after_the_cut_is_in_a_statistic(name: str, store: Store, tmp_pa
         tmp_path / "other", name="x", items=store.table("items"), users=store.table("users"), events=changed,
         impressions=store.table("impressions"), queries=store.table("queries"),
     )  # fmt: skip
-    define_splits(other)
     again = load_split(other, name)
     assert again.cuts_ms == split.cuts_ms
     assert np.array_equal(again.item_counts(other), split.item_counts(store))

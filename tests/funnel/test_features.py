@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from penchant.data.history import Requests, requests_before_events
-from penchant.data.split import define_splits, load_split
+from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.errors import RunError
@@ -204,9 +204,7 @@ def changed_after(store: Store, cut_ms: int, out: Path) -> Store:
     changed = np.where(ts >= cut_ms, item % store.num_items + 1, item)
     tables = {name: store.table(name) for name in ("items", "users", "impressions", "queries")}
     new = events.set_column(events.column_names.index("item"), "item", pa.array(changed, pa.int32()))
-    other = write_store(out, name="changed", events=new, **tables)
-    define_splits(other)
-    return other
+    return write_store(out, name="changed", events=new, **tables)
 
 
 def test_changing_what_comes_after_the_cut_changes_no_statistic_and_no_feature(store: Store, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_request_has_the_same_vector_to_the_last_bit_alone_and_in_a_batch() ->
         assert torch.equal(Summed().similarity().user_vectors(alone)[0], together[b])
 
 
-def test_each_request_is_read_once_and_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_request_is_read_once_and_by_itself() -> None:
     model = Summed()
     similar = model.similarity()
     first = similar.user_vectors(REQUESTS.rows(slice(0, 2)))
@@ -75,8 +75,7 @@ def test_each_request_is_read_once_and_by_itself(monkeypatch: pytest.MonkeyPatch
         asked = len(model.asked)
         similar.user_vectors(replace(one, **{name: other[:1]}))
         assert len(model.asked) == asked + 1, f"{name} may make another vector"
-    monkeypatch.setattr(similarity, "REMEMBERED", 3)
-    bounded = model.similarity()
+    bounded = replace(similar, remembered=3, _known={})
     for _ in range(3):
         assert torch.equal(bounded.user_vectors(REQUESTS)[:2], first)
         assert len(bounded._known) <= 3

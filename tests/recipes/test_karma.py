@@ -109,6 +109,19 @@ def test_a_run_that_was_cut_in_any_stage_goes_on_to_the_same_weights(
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
+def test_what_a_killed_process_left_of_a_finished_stage_goes(cache: Path) -> None:
+    def make(folder: Path) -> dict[str, torch.Tensor]:
+        folder.mkdir(parents=True)
+        return {"a": torch.ones(2)}
+
+    made = stages.shared("stage", ["settings"], make)
+    (folder,) = (cache / "karma").iterdir()
+    assert [path.name for path in folder.iterdir()] == ["state.safetensors"]
+    (folder / "work").mkdir()  # killed right before it was removed
+    assert torch.equal(stages.shared("stage", ["settings"], make)["a"], made["a"])
+    assert not (folder / "work").exists()
+
+
 def test_stages_are_made_once_for_all_rows_and_seeds(
     market: Store, language_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +173,7 @@ def test_the_exported_run_answers_as_the_one_that_learned(market: Store, languag
     train_run(run_on(language_folder), market, load_split(market, "loo"), tmp_path / "run")
     served = load_run(tmp_path / "run", device="cpu").model
     learner = load_model(tmp_path / "run" / recipe.LEARNER)
+    assert not [*(tmp_path / "run").rglob("checkpoint*"), *(tmp_path / "run").rglob("best-*")]
     assert served.config.items == "table"
     assert learner.config.items == "vectors"
     requests = requests_of([1, 2, 3], [4], [])

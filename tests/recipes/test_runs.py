@@ -32,6 +32,7 @@ from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.named import RECIPES, recipe_of
 from penchant.recipes.runs import CountRun, RankingRun, Run, SequenceRun, flat, load_features, load_run, train_run
 from penchant.recipes.t2diff import baselines
+from penchant.recipes.t2diff.causal import t2diff_causal
 from penchant.training.impressions import ImpressionBatches, evaluate_impressions
 from tests.factories import give_vectors, make_store
 
@@ -176,9 +177,12 @@ def test_finished_run_is_not_trained_again(store: Store, tmp_path: Path) -> None
     split = load_split(store, "loo")
     run = short(controls.gru4rec())
     first = train_run(run, store, split, tmp_path)
+    assert not [*tmp_path.glob("checkpoint*"), *tmp_path.glob("best-*")]
+    (tmp_path / "checkpoint-7").mkdir()  # a kill came right after the result
     written = (tmp_path / "model.safetensors").stat().st_mtime_ns
     assert train_run(run, store, split, tmp_path) == first
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == written
+    assert not (tmp_path / "checkpoint-7").exists()
 
 
 @pytest.mark.parametrize("name", ["popularity", "gru4rec", "din"])
@@ -337,8 +341,12 @@ def test_source_that_saw_what_the_ranker_learns_from_is_refused(store: Store, so
 def test_source_without_vectors_or_without_an_end_is_refused(store: Store, tmp_path: Path) -> None:
     split = load_split(store, "funnel")
     train_run(controls.popularity(), store, split, tmp_path / "counts")
-    with pytest.raises(ConfigError, match="counts: popularity has no vectors"):
-        train_run(short(replace(controls.din(), features_from=tmp_path / "counts")), store, split, tmp_path / "a")
+    guessing = t2diff_causal()
+    guessing = replace(guessing, model=replace(guessing.model, width=8, samples=2, union=True))
+    train_run(short(guessing, 0.1), store, split, tmp_path / "guesses")
+    for source, kind in (("counts", "popularity"), ("guesses", "t2diff_union")):
+        with pytest.raises(ConfigError, match=f"{source}: {kind} does not search with one vector"):
+            train_run(short(replace(controls.din(), features_from=tmp_path / source)), store, split, tmp_path / kind)
     with pytest.raises(RunError, match="nothing: no finished run"):
         train_run(short(replace(controls.din(), features_from=tmp_path / "nothing")), store, split, tmp_path / "b")
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from penchant.data.history import requests_before_times
 from penchant.data.output import alone
-from penchant.data.split import define_splits, load_split
+from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.errors import BundleError, RunError
@@ -161,7 +161,6 @@ def test_a_run_of_another_store_is_refused(run_folder: Path, tmp_path: Path) -> 
 def test_a_store_without_pictures_makes_a_bundle_without(store: Store, tmp_path: Path) -> None:
     tables = {name: store.table(name) for name in ("users", "events")}
     plain = write_store(tmp_path / "store", name="plain", items=store.table("items").drop_columns(["image"]), **tables)
-    define_splits(plain)
     bundle = export(make_run(plain, tmp_path / "run"), plain, tmp_path / "bundle")
     assert bundle.thumbnail(3) is None
     assert not bundle.has_thumbnail(3)

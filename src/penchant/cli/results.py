@@ -125,7 +125,8 @@ class ReportResults:
 class ReportStore:
     """Write a Store's data sheet: what it holds, checked for leaks and faulty times, with a few users and items.
 
-    One HTML page that loads nothing. Its examples and refused rows are rows of the data: it is for the data's owner.
+    Every file is read once, and its hash held against the one that was written with it. One HTML page that loads
+    nothing. Its examples and refused rows are rows of the data: it is for the data's owner.
 
     $ penchant report store stores/shop                        writes stores/shop.html
     $ penchant report store stores/shop --out shop.html --seed 1
@@ -213,11 +214,14 @@ def _report_store(chosen: ReportStore) -> None:
     if out.resolve().is_relative_to(folder):
         raise StoreError("is inside the Store, which never changes", where=out, fix="Choose another --out.")
     check_folder(out)
-    with Console(stderr=True).status("counting"):
+    with Console(stderr=True).status("reading every file") as status:
+        store.verify()
+        status.update("counting")
         sheet = make_sheet(store, seed=chosen.seed)
     write_page(sheet, out)
     console = Console(highlight=False)
     console.print(render_terminal(sheet))
+    console.print(f"{len(store.manifest['files'])} files are those that were written, by their hashes")
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 

@@ -7,8 +7,6 @@ Rows that cannot be used are refused, counted and shown with their place; with `
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,11 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from penchant.data.disk import disk_errors
 from penchant.data.numbering import number_events, number_items, number_queries, number_requests, number_users
-from penchant.data.output import alone, into_place
+from penchant.data.output import alone
 from penchant.data.schema import SOURCES
 from penchant.data.sources.raw import Check, Raw, Refused, sift, text
 from penchant.data.sources.times import time_checks, timed
-from penchant.data.split import define_splits
 from penchant.data.store import Store
 from penchant.data.summary import manifest_entries, print_summary
 from penchant.data.writer import Rows, write_store
@@ -56,9 +53,8 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
     with disk_errors(out), alone(out, StoreError):
         if out.exists():
             raise StoreError("already exists", where=out, fix="Choose another --out, or remove it first.")
-        temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
         try:
-            with _steps(console, f"prepare {raw.name}", 6) as step:
+            with _steps(console, f"prepare {raw.name}", 5) as step:
                 step("checking")
                 _check(raw)
                 step("numbering")
@@ -73,8 +69,8 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
                 step("sorting events")
                 events = _events(raw)
                 step("writing")
-                write_store(
-                    temporary,
+                store = write_store(
+                    out,
                     name=raw.name,
                     items=items,
                     users=users,
@@ -84,13 +80,8 @@ def prepare(raw: Raw, out: str | Path, *, strict: bool = False, console: Console
                     has_time=raw.has_time,
                     meta=manifest_entries(raw),
                 )
-                step("splits")
-                define_splits(Store(temporary))
-                into_place(temporary, out)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
             raw.work.close()
-    store = Store(out)
     print_summary(store, console)
     return store
 

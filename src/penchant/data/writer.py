@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from penchant.data import schema
 from penchant.data.output import into_place
+from penchant.data.split import define_splits
 from penchant.data.store import MANIFEST, Store, fingerprint, sha256, write_json
 from penchant.errors import StoreError
 
@@ -57,7 +58,8 @@ def write_store(
     has_time: bool = True,
     meta: Mapping[str, Any] | None = None,
 ) -> Store:
-    """Write dense, sorted tables (`schema.TABLES`) as a Store: to a temporary folder beside `out`, then renamed.
+    """Write dense, sorted tables (`schema.TABLES`) as a Store with its splits: to a temporary folder beside `out`, then
+    renamed.
 
     Args:
         meta: kept in the manifest as it is: source, view, refused rows, notes.
@@ -78,7 +80,6 @@ def write_store(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "arrays").mkdir(parents=True)
-        (temporary / "splits").mkdir()
         for key, table in (("items", items), ("users", users), ("queries", texts)):
             pq.write_table(table, temporary / f"{key}.parquet", compression="zstd")
         arrays = _Arrays(temporary / "arrays")
@@ -121,6 +122,7 @@ def write_store(
                 **(meta or {}),
             },
         )
+        define_splits(Store(temporary))
         into_place(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -22,9 +22,12 @@ from penchant.index.exact import ExactIndex
 BLOCK = 2**20
 """Floats of gathered vectors, and of cosines, held at once: 4 MB each, or one request's where that is more."""
 
-REMEMBERED = 2**18
-"""Requests whose vectors are kept, some 250 MB at a width of 128; one more, and all are forgotten. A ranker in training
-comes back to every request of two windows each epoch."""
+TRAINING = 2**18
+"""Vectors kept where stages train, some 250 MB at a width of 128: a ranker comes back to every request of two windows
+each epoch."""
+SERVING = 256
+"""Vectors kept where lists are made: the stages of a call ask for the same requests, no later call does, whose times
+are its own. A call of more requests than this is read once by each stage."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Similarity:
     Attributes:
         channel: the name its columns go by.
         vectors: row 0 is never read.
+        remembered: requests whose vectors are kept; one more, and all are forgotten.
     """
 
     channel: str
     model: Embedder
     vectors: Float[Tensor, "I D"]
+    remembered: int = SERVING
     _known: dict[bytes, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @torch.no_grad()
@@ -95,19 +100,20 @@ class Similarity:
         vector = self._known.get(key.digest())
         if vector is None:
             vector = self.model.user_vectors(request)[0].clone()
-            if len(self._known) >= REMEMBERED:
+            if len(self._known) >= self.remembered:
                 self._known.clear()
             self._known[key.digest()] = vector
         return vector
 
 
-def similarities(sources: Iterable[Retriever]) -> dict[str, Similarity]:
+def similarities(sources: Iterable[Retriever], remembered: int = SERVING) -> dict[str, Similarity]:
     """One for each channel of vectors, by its name; an exact index's own vectors are shared with it."""
     return {
         source.name: Similarity(
             source.name,
             source.model,
             source.index.vectors if isinstance(source.index, ExactIndex) else source.model.item_vectors().detach(),
+            remembered,
         )
         for source in sources
         if isinstance(source, EmbeddingRetriever)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tyro.conf import AvoidSubcommands, Fixed
 
 from penchant.baselines.counted.item_knn import ItemKNNConfig
@@ -55,15 +56,16 @@ from penchant.evaluation.results import versions_here
 from penchant.funnel.features import Features
 from penchant.funnel.fields import Fields
 from penchant.funnel.retrieve import retriever
-from penchant.funnel.similarity import Similarity, similarities
+from penchant.funnel.similarity import SERVING, TRAINING, Similarity, similarities
 from penchant.models import build_model, load_model, pick_device, save_model, sizes_of
 from penchant.papers.karma.generated import GeneratedKarma
 from penchant.recipes.karma.generated import GeneratedRun, train_generated
-from penchant.recipes.karma.run import KarmaRun, train_karma
+from penchant.recipes.karma.run import LEARNER, KarmaRun, train_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.t2diff.causal import CausalT2DiffRun, train_causal
 from penchant.recipes.t2diff.run import T2DiffRun, train_t2diff
 from penchant.recipes.ulim.run import UlimRun, train_ulim
+from penchant.training.checkpoint import OBJECTIVE, drop_checkpoints, save_state
 from penchant.training.impressions import ImpressionBatches, Positions, evaluate_impressions
 from penchant.training.loop import FitResult, TrainConfig, fit
 
@@ -184,6 +186,7 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
         describe_run(run, store, split, out)
         finished = out / "result.json"
         if finished.is_file():
+            _drop_checkpoints(out)  # a kill may have come before the last process had
             return FitResult(**json.loads(finished.read_text()))
         match run:
             case CountRun():
@@ -210,7 +213,13 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
                 validate = partial(_validated, store=store, split=split, max_len=run.model.max_len)
                 result = train_causal(run, store, split, out, sizes_of(store), validate)
         write_json(finished, asdict(result))
+        _drop_checkpoints(out)
     return result
+
+
+def _drop_checkpoints(out: Path) -> None:
+    for folder in (out, out / LEARNER):
+        drop_checkpoints(folder)
 
 
 def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:
@@ -333,15 +342,18 @@ def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> Fi
         shown = evaluate_impressions(model, features, store, split, "valid")
         return evaluate_ranking(shown.scores, shown.labels, shown.requests, shown.users).metrics()
 
-    return fit(model, objective, batches, run.train, out, validate, title=run.kind)
+    result = fit(model, objective, batches, run.train, out, validate, title=run.kind)
+    if isinstance(objective, nn.Module):
+        save_state(objective, out / OBJECTIVE)
+    return result
 
 
 def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Similarity:
     """A finished retrieval run's similarities, its model copied into `out`, so that the folder needs no other.
 
     Raises:
-        ConfigError: the split has no window between what the source learned from and validation, or the source has no
-            vectors.
+        ConfigError: the split has no window between what the source learned from and validation, or the source does not
+            search with one vector of a user.
         RunError: no finished run there, or one that did not learn on this very split and may have seen what the ranker
             learns from.
     """
@@ -350,9 +362,10 @@ def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Sim
             what = f"split {split.name!r} has no window 'rank': both would learn from 'train'"
             raise ConfigError(what, where="features_from", fix="Train both runs with --split funnel.")
         loaded = load_run(source, store.path, "cpu")
-        if not hasattr(loaded.model, "user_vectors"):
-            what = f"{loaded.described['config']['kind']} has no vectors"
-            raise ConfigError(what, where=source, fix="Name a run of a model with vectors, such as sasrec or karma.")
+        # A model of several interests has vectors too, and scores by itself.
+        if not hasattr(loaded.model, "user_vectors") or hasattr(loaded.model, "score_items"):
+            what = f"{loaded.model.kind} does not search with one vector of a user"
+            raise ConfigError(what, where=source, fix="Name a run of a model that does, such as sasrec or karma.")
         if loaded.split.fingerprint != split.fingerprint:
             first, last = split.starts("rank"), split.stops("rank")
             seen = np.maximum(np.minimum(last, loaded.split.stops("train")) - first, 0).sum()
@@ -362,14 +375,14 @@ def _keep_similarity(source: Path, store: Store, split: Split, out: Path) -> Sim
             )
             raise RunError(what, where=source, fix=f"Train it with --split {split.name}.")
         save_model(loaded.model, out / SIMILARITY)
-    return next(iter(_kept_similarity(out).values()))
+    return next(iter(_kept_similarity(out, TRAINING).values()))
 
 
-def _kept_similarity(folder: Path) -> dict[str, Similarity]:
+def _kept_similarity(folder: Path, remembered: int = SERVING) -> dict[str, Similarity]:
     if not (folder / SIMILARITY).is_dir():
         return {}
     model = load_model(folder / SIMILARITY)
-    return similarities([retriever(model.kind, model)])
+    return similarities([retriever(model.kind, model)], remembered)
 
 
 def load_features(folder: Path) -> Features:

@@ -4,6 +4,8 @@ run/
   checkpoint.json            names the newest whole checkpoint
   checkpoint-<step>/         model, optimizer, random state (safetensors), progress (JSON)
   best-<step>/               the weights of the best validation so far
+
+A finished run of a recipe has none of them any more.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Progress:
 
 
 OBJECTIVE = "objective.safetensors"
-"""What only training needs, beside the best weights: parts of it may be read out afterwards."""
+"""What only training needs, beside the best weights, and beside a finished ranker's: parts of it may be read out."""
 
 
 def save_state(module: nn.Module, path: Path) -> None:
@@ -104,6 +106,13 @@ def load_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Op
         torch.cuda.set_rng_state(random["cuda"])
     _drop_others(run, folder, progress)  # a kill may have come before the last process had
     return progress
+
+
+def drop_checkpoints(run: Path) -> None:
+    """Remove what only going on reads, most of a run's bytes: of a run whose result is written."""
+    (run / POINTER).unlink(missing_ok=True)
+    for old in (*run.glob("checkpoint-*"), *run.glob("best-*")):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _drop_others(run: Path, newest: Path, progress: Progress) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from penchant.baselines.counted.popularity import DAY_MS, Popularity, PopularityConfig, recent_rows
-from penchant.data.split import RULES, define_splits, load_split
+from penchant.data.split import RULES, load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.errors import ConfigError
@@ -81,7 +81,6 @@ def test_without_times_recent_means_each_users_last_events(tmp_path: Path) -> No
             }
         ),
     )
-    define_splits(store)
     # User 1 trains on items 1, 2, 3 (4 and 5 are held out), user 2, too short to hold anything out, on 4, 4.
     assert fitted(store, "loo", 1.0).counts.tolist() == [0, 0, 0, 1, 1, 0]
     assert fitted(store, "loo", 2.0).counts.tolist() == [0, 0, 1, 1, 2, 0]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penchant.data.split import define_splits
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 
@@ -30,7 +29,7 @@ def small_store(
     users = np.arange(1, user.max() + 1)
     nothing = np.zeros(len(user), dtype=np.int64)
     table = {"item": numbers, "item_id": [f"i{n}" for n in numbers], "category": 0 * numbers, **(items or {})}
-    store = write_store(
+    return write_store(
         out,
         name=name,
         items=pa.table(table),
@@ -49,5 +48,3 @@ def small_store(
         has_time=has_time,
         meta=meta,
     )
-    define_splits(store)
-    return store

@@ -19,7 +19,6 @@ from penchant.errors import ConfigError
 from penchant.papers.dmae.objective import (
     DMAEObjective,
     DMAEObjectiveConfig,
-    constant_distance,
     decoding_distance,
 )
 from tests.papers.dmae.test_dmae import made
@@ -123,13 +122,6 @@ def test_the_literal_form_says_what_it_does(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         DMAEObjective(DMAEObjectiveConfig(q="literal"), ("text",), 4)
     assert "teaches the encoder nothing" in caplog.text
-
-
-def test_a_decoder_that_looks_at_nothing_reaches_the_constant_distance() -> None:
-    _, p = random_pair()
-    config = DMAEObjectiveConfig(slices=3, bins=4)
-    mean = p.mean(0).clamp(min=1e-12).log().expand_as(p)
-    assert float(constant_distance(p)) == pytest.approx(float(decoding_distance(mean, p, config).mean()), abs=1e-5)
 
 
 def test_only_candidates_of_which_something_is_known_are_told_and_masking_is_for_training_alone() -> None:

@@ -23,11 +23,14 @@ from penchant.evaluation.funnel.report import FunnelReport
 from penchant.funnel.fusion import WEIGHTS
 from penchant.funnel.pipeline import Funnel, load_funnel
 from penchant.funnel.rank import ModelScorer
+from penchant.funnel.similarity import SERVING, TRAINING
+from penchant.recipes import controls
 from penchant.recipes.funnel import plan
 from penchant.recipes.funnel import run as recipe
 from penchant.recipes.funnel.demo import demo_funnel
 from penchant.recipes.named import funnel_by
 from penchant.recipes.runs import CountRun
+from penchant.recipes.t2diff.causal import CausalT2DiffRun, t2diff_causal
 from penchant.training.candidates import CandidateArrays
 from tests.factories import make_store
 
@@ -246,10 +249,26 @@ def test_vectors_of_a_channel_that_is_not_there_or_counts_are_refused(field: Any
         replace(small(), **{field: name})
 
 
+@pytest.mark.parametrize("field", ["fuse", "features_from"])
+def test_a_channel_whose_guesses_each_search_by_themselves_has_no_one_vector(field: Any) -> None:
+    def with_fallback(run: CausalT2DiffRun) -> plan.FunnelRun:
+        return plan.funnel_of({"guesses": run, "popularity": controls.popularity()})
+
+    one = t2diff_causal()
+    union = replace(one, model=replace(one.model, union=True))
+    replace(with_fallback(one), **{field: "guesses"})
+    with pytest.raises(ConfigError, match=f"{field}: 'guesses' is no channel of vectors.*there is none"):
+        replace(with_fallback(union), **{field: "guesses"})
+
+
 def test_only_the_ranker_reads_similarities(fused: tuple[Funnel, Path]) -> None:
     loaded = load_funnel(fused[1])
     assert isinstance(loaded.prerank, ModelScorer)
     assert isinstance(loaded.rank, ModelScorer)
     assert loaded.prerank.features.similarity is None
     assert loaded.rank.features.similarity is not None
+    trained = fused[0].fusion
+    assert trained is not None
+    assert trained.similarity.remembered == TRAINING
+    assert loaded.rank.features.similarity.remembered == SERVING, "no request of a server comes back"
     assert loaded.rank.features.similarity.model is loaded.retrievers[0].model, "the channel's own, not a second one"  # pyright: ignore[reportAttributeAccessIssue]

@@ -141,10 +141,5 @@ def decoding_distance(
             return (p - q).unflatten(1, rows).cumsum(2).abs().sum((1, 2)) / config.bins
 
 
-def constant_distance(p: Float[Tensor, "N c"]) -> Float[Tensor, ""]:
-    """Mean KL of P to the mean P, in nats: what a decoder reaches that looks at nothing. IDDU works if it is below."""
-    return (torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(1).mean()).clamp(min=0)
-
-
 def _binary_entropy(p: Float[Tensor, "N c"]) -> Float[Tensor, "N c"]:
     return torch.special.entr(p) + torch.special.entr(1 - p)

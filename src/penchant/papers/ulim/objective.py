@@ -143,20 +143,6 @@ def read(model: ULIM, batch: CategoryBatch) -> tuple[Float[Tensor, "B D"], Float
     return pooled, long, ~(batch.subsequence > 0).any(1)
 
 
-@torch.no_grad()
-def in_batch_hits(model: ULIM, objective: ULIMObjective, batch: CategoryBatch) -> float:
-    """Share of targets that v^(l) puts before all other candidates of the batch.
-
-    In a batch of many categories it is high for nothing: the target's category is known from the subsequence, so that
-    all other categories' items are ruled out. That is the leakage that batches of one category block (section 2.1.2).
-    """
-    _, long, _ = read(model, batch)
-    items = objective.candidates(batch)
-    scores = long @ model.embed_items(items).T
-    own = scores.gather(1, torch.searchsorted(items, batch.targets)[:, None])
-    return float(((scores >= own).sum(1) == 1).float().mean())
-
-
 def pgin_losses(prediction: Prediction, categories: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
     """-log(y-hat_c + 1e-9), in nats: cross-entropy on the mixture (U19)."""
     return -(prediction.probs.gather(1, categories[:, None])[:, 0] + EPSILON).log()

@@ -72,14 +72,19 @@ class FunnelRun:
             if isinstance(channel.run, KarmaRun) and channel.run.model.query == "interleaved":
                 what = f"channel {channel.name!r} reads the query of every past action, which no server keeps"
                 raise ConfigError(what, fix="Set model.query to token or none.")
-        with_vectors = [
-            c.name for c in self.channels if isinstance(c.run, SequenceRun | KarmaRun | T2DiffRun | CausalT2DiffRun)
-        ]
+        with_vectors = [c.name for c in self.channels if _has_vectors(c.run)]
         for where, name in (("fuse", self.fuse), ("features_from", self.features_from)):
             if name is not None and name not in with_vectors:
                 what = f"{name!r} is no channel of vectors, the channels are {[c.name for c in self.channels]}"
                 fix = f"Choose one of those with vectors: {', '.join(with_vectors) or 'there is none'}."
                 raise ConfigError(what, where=where, fix=fix)
+
+
+def _has_vectors(run: Run) -> bool:
+    """Whether its model searches with one vector of a user: each guess of a union searches by itself."""
+    if isinstance(run, CausalT2DiffRun):
+        return not run.model.union
+    return isinstance(run, SequenceRun | KarmaRun | T2DiffRun)
 
 
 def _train(epochs: float, metric: str) -> TrainConfig:

@@ -39,7 +39,7 @@ from penchant.funnel.fusion import Fusion
 from penchant.funnel.pipeline import Funnel, save_settings
 from penchant.funnel.rank import ModelScorer
 from penchant.funnel.retrieve import retriever
-from penchant.funnel.similarity import Similarity, similarities
+from penchant.funnel.similarity import TRAINING, Similarity, similarities
 from penchant.funnel.stages import Candidates, Retriever, Scorer
 from penchant.models import load_model
 from penchant.papers.dmae.model import DMAEConfig
@@ -86,7 +86,7 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
         console.print(f"[bold]Channel {channel.name}")
         train_run(channel.run, store, split, out / "channels" / channel.name)
     sources = open_channels(run, out)
-    similar = similarities(sources)
+    similar = similarities(sources, TRAINING)
     channels = Funnel(sources, None, None, run.settings)
     learn = _candidates(channels, store, split, "rank", run.rank_targets, run, out / "candidates" / "rank")
     choose = _candidates(channels, store, split, "valid", run.valid_targets, run, out / "candidates" / "valid")

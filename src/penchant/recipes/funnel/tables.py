@@ -223,9 +223,7 @@ def _channel(name: str, run: Run, store: Store, split: Split, folder: Path) -> F
         own.parent.mkdir(parents=True, exist_ok=True)
         temporary = own.with_name(f"{name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(
-            shared, temporary, ignore=shutil.ignore_patterns("checkpoint-*", "best-*", "tensorboard", "lock")
-        )
+        shutil.copytree(shared, temporary, ignore=shutil.ignore_patterns("tensorboard", "lock"))
         into_place(temporary, own)
     return result
 

@@ -12,16 +12,16 @@ import torch
 from tyro.conf import Fixed
 
 from penchant.data.batch import SequenceBatches, SequenceDataConfig
-from penchant.data.output import alone
 from penchant.data.split import Split
-from penchant.data.store import Store, cache_root, fingerprint
-from penchant.errors import ConfigError, RunError
+from penchant.data.store import Store
+from penchant.errors import ConfigError
 from penchant.models import Sizes, load_model, save_model
 from penchant.papers.karma.generated import GeneratedConfig, GeneratedKarma, GeneratedObjective
 from penchant.papers.karma.generators import GeneratorConfig
 from penchant.recipes.karma.run import KarmaRun, karma_decoded
 from penchant.recipes.karma.stages import FORMAT
 from penchant.training.loop import FitResult, TrainConfig, fit
+from penchant.training.once import cached, made_once
 from penchant.training.optim import OptimConfig
 
 
@@ -69,7 +69,7 @@ def train_generated(
         what = f"data.max_len is {run.data.max_len}, base.model {run.base.model.max_len}, {run.base.model.query!r}"
         raise ConfigError(what, fix="Set both lengths alike, and base.model.query to 'none'.")
     needs = {"format": FORMAT, "base": asdict(run.base), "store": store.fingerprint, "split": split.fingerprint}
-    base = cache_root() / "karma" / f"run-{fingerprint(needs)}"
+    base = cached("karma/run", needs)
     train_base(base)
     karma = load_model(base)
     head = run.head
@@ -77,16 +77,18 @@ def train_generated(
         **asdict(karma.config), head=head.kind, head_width=head.width, head_blocks=head.blocks, head_steps=head.steps
     )
     needs |= {"head": asdict(head), "data": asdict(run.data), "train": asdict(run.train)}
-    folder = cache_root() / "karma" / f"head-{fingerprint(needs)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cached("karma/head", needs)
     torch.manual_seed(run.train.seed)
     model = GeneratedKarma(config, sizes)
     model.karma.load_state_dict(karma.state_dict())
     model.standardise(torch.from_numpy(split.item_counts(store)).float())
-    with alone(folder, RunError, inside=True):
-        batches = SequenceBatches(store, split, run.data, run.train.seed)
-        chooses = (lambda: validate(model)) if len(split.targets("valid")) > 0 else None
-        result = fit(model, GeneratedObjective(), batches, run.train, folder, chooses, title=f"karma, {head.kind}")
+    batches = SequenceBatches(store, split, run.data, run.train.seed)
+    chooses = (lambda: validate(model)) if len(split.targets("valid")) > 0 else None
+
+    def learn(folder: Path) -> FitResult:
+        return fit(model, GeneratedObjective(), batches, run.train, folder, chooses, title=f"karma, {head.kind}")
+
+    result = made_once(folder, learn)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "metrics.jsonl", out / "metrics.jsonl")
     served = GeneratedKarma(GeneratedConfig(**{**asdict(config), "samples": run.samples}), sizes)

@@ -7,6 +7,7 @@ the same ones.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from penchant.data.output import alone, into_place
-from penchant.data.store import Store, cache_root, fingerprint
+from penchant.data.output import into_place
+from penchant.data.store import Store, fingerprint
 from penchant.encoders.backbone import Backbone, load_backbone
 from penchant.encoders.pretrained import model_fingerprint
-from penchant.errors import RunError
 from penchant.models import has_bfloat16, pick_device
 from penchant.papers.karma.items import ItemEncoder
 from penchant.papers.karma.language import Continuation, Language, Texts, WordBatches, perplexity
@@ -31,9 +31,12 @@ from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import ItemBatch, KarmaObjective, WarmUp
 from penchant.recipes.karma.build import Beginning, read_texts
 from penchant.training.loop import TrainConfig, fit
+from penchant.training.once import cached, made_once
 
 FORMAT = 1
 """Part of every key of the cache: to be raised when the same settings come to something else."""
+STATE, WORK = "state.safetensors", "work"
+"""In a stage's folder of the cache: what it came to, and where it trains until then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,17 +251,22 @@ def shared(stage: str, depends: Any, make: Callable[[Path], dict[str, Tensor]]) 
     Raises:
         RunError: another process is making it.
     """
-    folder = cache_root() / "karma" / f"{stage}-{fingerprint([FORMAT, depends])}"
-    file = folder / "state.safetensors"
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, RunError, inside=True):
-            made = make(folder / "work")
-            temporary = file.with_suffix(".tmp")
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in made.items()}, temporary)
-            into_place(temporary, file)
-            shutil.rmtree(folder / "work", ignore_errors=True)
-    return load_file(file)
+
+    def read(folder: Path) -> dict[str, Tensor] | None:
+        if not (folder / STATE).is_file():
+            return None
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # a kill may have come before its process had
+        return load_file(folder / STATE)
+
+    def made(folder: Path) -> dict[str, Tensor]:
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in make(folder / WORK).items()}
+        temporary = folder / f"{STATE}.tmp-{os.getpid()}"
+        save_file(state, temporary)
+        into_place(temporary, folder / STATE)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+        return state
+
+    return made_once(cached(f"karma/{stage}", [FORMAT, depends]), made, read)
 
 
 class ItemBatches:

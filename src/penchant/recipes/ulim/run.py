@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from tyro.conf import Fixed
 
 from penchant.data.category_batch import CategoryBatches, CategoryDataConfig, TargetDataConfig
-from penchant.data.output import alone
 from penchant.data.split import Split
-from penchant.data.store import Store, cache_root, fingerprint
-from penchant.errors import RunError
+from penchant.data.store import Store, fingerprint
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.models import Sizes, save_model
 from penchant.papers.ulim.categories import PGINConfig
@@ -25,6 +23,7 @@ from penchant.papers.ulim.model import ULIM, ULIMConfig
 from penchant.papers.ulim.objective import ULIMObjective, ULIMObjectiveConfig
 from penchant.recipes.ulim.categories import train_pgin
 from penchant.training.loop import FitResult, TrainConfig, fit
+from penchant.training.once import cached, made_once
 from penchant.training.optim import OptimConfig
 
 VALID_TARGETS = 1000
@@ -87,7 +86,7 @@ def train_ulim(run: UlimRun, store: Store, split: Split, out: Path, sizes: Sizes
         return train_pgin(pgin_config, run.category_data, pgin_run, store, split, folder)
 
     needs = {"model": asdict(pgin_config), "data": asdict(run.category_data), "train": asdict(pgin_run), **data}
-    pgin_state, first = _made_once("categories", needs, categories, out)
+    pgin_state, first = _half("categories", needs, categories, out)
 
     def retrieval(folder: Path) -> tuple[nn.Module, FitResult]:
         model = begin()
@@ -105,7 +104,7 @@ def train_ulim(run: UlimRun, store: Store, split: Split, out: Path, sizes: Sizes
         "train": asdict(run.train),
         **data,
     }
-    state, second = _made_once("retrieval", needs, retrieval, out)
+    state, second = _half("retrieval", needs, retrieval, out)
     model = ULIM(run.model, sizes)
     model.load_state_dict(state)
     save_model(model, out)
@@ -122,14 +121,12 @@ def _validated(model: ULIM, store: Store, split: Split) -> dict[str, float]:
     return evaluate_retrieval(model, store, split, "valid", ks=ks, max_len=max_len, targets=VALID_TARGETS).metrics()
 
 
-def _made_once(
+def _half(
     stage: str, depends: Any, train: Callable[[Path], tuple[nn.Module, FitResult]], out: Path
 ) -> tuple[dict[str, Tensor], FitResult]:
     """A half's weights and what its training came to; from the cache if it was trained before, or goes on there."""
-    folder = cache_root() / "ulim" / f"{stage}-{fingerprint(depends)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder, RunError, inside=True):
-        model, result = train(folder)
+    folder = cached(f"ulim/{stage}", depends)
+    model, result = made_once(folder, train)
     (out / stage).mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "metrics.jsonl", out / stage / "metrics.jsonl")
     return {k: v.detach().cpu() for k, v in model.state_dict().items()}, result

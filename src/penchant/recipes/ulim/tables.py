@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from penchant.data.batch import SequenceDataConfig
 from penchant.recipes import controls
 from penchant.recipes.rows import ResultTable, Row
 from penchant.recipes.runs import PrefixRun, Run, SequenceRun
@@ -71,7 +70,6 @@ def others(data: str) -> dict[str, Run]:
     All but SASRec read what ULIM reads of an item, its id and category, in vectors as wide as its own; all learn beside
     about as many negatives.
     """
-    sasrec = replace(controls.sasrec(), data=SequenceDataConfig(batch_targets=1600))
     width, max_len = ulim().model.width, ulim().model.max_len
     prefixes = {
         "youtube-dnn": controls.youtube_dnn(),
@@ -81,7 +79,7 @@ def others(data: str) -> dict[str, Run]:
     }
     prefixes = {name: replace(r, model=replace(r.model, width=width, categories=True)) for name, r in prefixes.items()}
     prefixes |= {f"{name}-long": controls.long(run, max_len) for name, run in prefixes.items()}
-    runs: dict[str, SequenceRun | PrefixRun] = {"sasrec": sasrec, **prefixes}
+    runs: dict[str, SequenceRun | PrefixRun] = {"sasrec": controls.sasrec(), **prefixes}
     known, negatives = EPOCHS[data], ulim().data.negatives + ulim().objective.corpus_negatives
     return {
         name: replace(run, objective=replace(run.objective, num_sampled=negatives), train=_for(run.train, known[name]))

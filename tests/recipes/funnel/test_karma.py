@@ -1,8 +1,7 @@
-"""KARMA in its three places, from training to the served list, and the numbers that say what each is worth."""
+"""KARMA in a funnel, from training to the served list: a channel, fused into the pre-ranker, features of the ranker."""
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,27 +10,21 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from rich.console import Console
 from safetensors.torch import load_file
 
 from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.errors import ConfigError, RunError
-from penchant.evaluation.funnel.report import FunnelReport
-from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.funnel.features import SIMILARITY_FEATURES
 from penchant.funnel.rank import ModelScorer
 from penchant.papers.dmae.model import DMAE
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
-from penchant.recipes import controls
+from penchant.recipes import controls, runs
 from penchant.recipes.funnel.plan import FunnelRun, funnel_of, shortened
 from penchant.recipes.funnel.run import TrainedFunnel, run_funnel
-from penchant.recipes.karma.places import measure_places, places_table
 from penchant.recipes.karma.run import LEARNER, KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
-from penchant.recipes.runs import load_run, train_run
 from penchant.serve.app import create_app
 from penchant.serve.bundle import Bundle
 from penchant.serve.events import EventLog
@@ -71,6 +64,7 @@ def trained(market: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tr
     run = karma_funnel(save_language_model(folder / "language"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENCHANT_CACHE", str(folder / "cache"))
+        patch.setattr(runs, "drop_checkpoints", lambda folder: None)  # a test reads what decodes from one
         return run_funnel(run, market, load_split(market, "funnel"), folder / "run"), folder / "run"
 
 
@@ -167,59 +161,3 @@ def test_a_bundle_with_karma_is_served(bundle: Bundle, market: Store, tmp_path: 
             assert "fuse" in answer["timing_ms"]
         title = market.table("items")["title"][4].as_py()
         assert client.post("/v1/search", json={"query": title, "user_id": "u1"}).json()["items"]
-
-
-@pytest.fixture(scope="module")
-def rankers(market: Store, trained: tuple[TrainedFunnel, Path]) -> tuple[Path, Path]:
-    """Two rankers on impressions, without and with KARMA's similarities."""
-    folder, split = trained[1].with_name("rankers"), load_split(market, "funnel")
-    run = controls.din()
-    run = replace(run, train=replace(run.train, epochs=1.0, tensorboard=False, device="cpu"))
-    train_run(run, market, split, folder / "plain")
-    train_run(replace(run, features_from=trained[1] / "channels" / "karma"), market, split, folder / "similar")
-    return folder / "plain", folder / "similar"
-
-
-def test_the_three_numbers_are_those_of_the_parts(
-    market: Store, trained: tuple[TrainedFunnel, Path], rankers: tuple[Path, Path]
-) -> None:
-    funnel = trained[1]
-    places = measure_places(funnel, *rankers, share=0.1)
-    assert (places.channel, places.num_items, places.recall_k) == ("karma", 80, 8)
-    karma = load_run(funnel / "channels" / "karma", device="cpu")
-    judged = evaluate_retrieval(karma.model, market, karma.split, ks=(8,))
-    assert places.recall_hr == pytest.approx(judged.metrics()["HR@8"])
-    report = FunnelReport.from_json((funnel / "report.json").read_text())
-    assert report.fusion is not None
-    assert (places.alone, places.fused_gain) == (report.fusion.alone, report.fusion.gain)
-    assert (places.merged, places.fused) == (report.truncation.plain, report.truncation.prerank)
-    assert places.fused_gain.value == pytest.approx(places.fused.value - places.alone.value)
-    assert 0 < places.auc_plain < 1
-    assert 0 < places.auc_similar < 1
-    assert places.auc_plain != places.auc_similar
-    assert json.loads((funnel / "places.json").read_text())["recall_share"] == 0.1
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(places_table(places))
-    said = console.export_text().replace("\u00a0", " ")
-    assert "HR@8 (10.0 % of 80 items)" in said
-    assert f"{places.auc_similar:.4f}" in said
-
-
-def test_numbers_of_what_does_not_belong_together_are_refused(
-    market: Store, trained: tuple[TrainedFunnel, Path], rankers: tuple[Path, Path], tmp_path: Path
-) -> None:
-    funnel, (plain, similar) = trained[1], rankers
-    with pytest.raises(ConfigError, match=r"share is 1\.5"):
-        measure_places(funnel, plain, similar, share=1.5)
-    with pytest.raises(RunError, match="no judged funnel here"):
-        measure_places(tmp_path, plain, similar)
-    with pytest.raises(RunError, match=r"plain: differs from .*similar in features_from"):
-        measure_places(funnel, similar, plain)
-    with pytest.raises(RunError, match="karma: no ranking run on the funnel's split"):
-        measure_places(funnel, plain, funnel / "channels" / "karma")
-    other = controls.mean_pooling()
-    other = replace(other, features_from=funnel / "channels" / "karma")
-    other = replace(other, train=replace(other.train, epochs=0.2, tensorboard=False, device="cpu"))
-    train_run(other, market, load_split(market, "funnel"), tmp_path / "other")
-    with pytest.raises(RunError, match=r"other: differs from .*plain in features_from, kind, train\.epochs"):
-        measure_places(funnel, plain, tmp_path / "other")
