@@ -82,10 +82,15 @@ def test_filters_leave_lists_full(ann: AnnIndex) -> None:
 def test_it_searches_the_whole_corpus_of_a_category_index(vectors: torch.Tensor) -> None:
     pytest.importorskip("faiss")
     categories = torch.arange(ITEMS + 1) % 7
-    index: Index = CategoryIndex(vectors, categories, whole=AnnIndex)
+    index: Index = CategoryIndex(vectors, categories, whole=AnnIndex, added_rows=2)
     assert not index.is_exact
     query = clustered(4, seed=5)
-    assert torch.equal(index.search(query, 10)[0], AnnIndex(vectors).search(query, 10)[0])
+    index.remove(index.search(query, 10)[0].flatten().unique())
+    index.add(torch.tensor([ITEMS + 1]), 100 * query[:1], torch.tensor([3]))
+    kept = index.search(query, 10)
+    assert kept[0][0, 0] == ITEMS + 1
+    index.fold()
+    assert recall(index.search(query, 10)[0], kept[0]) > 0.8
 
 
 def test_many_threads_get_the_answers_of_one(ann: AnnIndex) -> None:

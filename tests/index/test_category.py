@@ -1,8 +1,9 @@
-"""Search inside categories against a loop over a dictionary."""
+"""Search inside categories against a loop over a dictionary, while items come and go."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -45,12 +46,30 @@ def whole_numbers(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-2, 3, (*shape, WIDTH)).astype(np.float32)
 
 
-def opened(rng: np.random.Generator, count: int) -> tuple[Shop, CategoryIndex]:
+def opened(rng: np.random.Generator, count: int, added_rows: int = 8) -> tuple[Shop, CategoryIndex]:
     """A shop of `count` items in up to 3 categories, and its index."""
     vectors, categories = whole_numbers(rng, count + 1), rng.integers(0, 4, count + 1)
     shop = Shop({i: (vectors[i], int(categories[i])) for i in range(1, count + 1)})
-    index = CategoryIndex(torch.from_numpy(vectors), torch.from_numpy(categories))
+    index = CategoryIndex(torch.from_numpy(vectors), torch.from_numpy(categories), added_rows=added_rows)
     return shop, index
+
+
+def change(rng: np.random.Generator, shop: Shop, index: CategoryIndex) -> None:
+    """Items removed, added, brought back or moved; or all folded."""
+    what = rng.integers(0, 5)
+    if what == 0:
+        index.fold()
+    elif what < 3:
+        items = rng.integers(1, index.num_items + 1, rng.integers(0, 4)) if index.num_items else np.zeros(0, np.int64)
+        index.remove(torch.from_numpy(items))
+        for item in items.tolist():
+            shop.stock.pop(item, None)
+    else:
+        old = rng.permutation(index.num_items)[:2] + 1
+        items = rng.permutation(np.append(old, index.num_items + 1 + np.arange(rng.integers(0, 3))))
+        vectors, categories = whole_numbers(rng, len(items)), rng.integers(0, 4, len(items))
+        index.add(torch.from_numpy(items), torch.from_numpy(vectors), torch.from_numpy(categories))
+        shop.stock |= {i: (v, int(c)) for i, v, c in zip(items.tolist(), vectors, categories, strict=True)}
 
 
 def compare(rng: np.random.Generator, shop: Shop, index: CategoryIndex, batch: int, asked: int, k: int) -> None:
@@ -97,15 +116,22 @@ sizes = st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 12))
     st.integers(0, 2**31),
     st.integers(0, 20),
     sizes,
+    st.integers(0, 6),
+    st.sampled_from([0, 2, 100]),
     st.sampled_from([1, 7, 2**21]),
 )
 @settings(deadline=None, max_examples=120)
-def test_lists_are_those_of_a_loop(seed: int, count: int, size: tuple[int, int, int], block_scores: int) -> None:
+def test_lists_are_those_of_a_loop_whatever_came_and_went(
+    seed: int, count: int, size: tuple[int, int, int], changes: int, added_rows: int, block_scores: int
+) -> None:
     rng = np.random.default_rng(seed)
-    shop, index = opened(rng, count)
+    shop, index = opened(rng, count, added_rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_SCORES", block_scores)
         compare(rng, shop, index, *size)
+        for _ in range(changes):
+            change(rng, shop, index)
+            compare(rng, shop, index, *size)
 
 
 def test_after_the_deadline_no_further_category_is_begun() -> None:
@@ -187,8 +213,34 @@ def test_seen_items_make_room_for_the_next() -> None:
     assert found.items.tolist() == [[[8, 7, 6], [1, 0, 0]]]
 
 
+def test_an_item_moves_with_its_new_vector_and_category() -> None:
+    index, _ = short_of_lists()
+    index.add(torch.tensor([3, 11]), torch.tensor([[50.0], [40.0]]), torch.tensor([1, 0]))
+    both = torch.tensor([[1, 2]])
+    for _ in range(2):  # beside the blocks, then in them
+        found = index.search_all(torch.ones(1, 1), torch.ones(1, 2, 1), both, 3, 8)
+        assert found.short_items.tolist() == [[3, 11, 10]]
+        assert found.items[0].tolist() == [[3, 2, 1, 0, 0, 0, 0, 0], [10, 9, 8, 7, 6, 5, 4, 0]]
+        index.fold()
+
+
+def test_vectors_given_may_be_changed_afterwards() -> None:
+    index = CategoryIndex(torch.ones(3, 1), torch.tensor([0, 1, 1]))
+    vectors = torch.tensor([[5.0]])
+    index.add(torch.tensor([1]), vectors, torch.tensor([1]))
+    vectors.fill_(-1)
+    assert index.search(torch.ones(1, 1), 1)[1].item() == 5
+
+
+def test_a_mask_from_before_an_item_came_does_not_find_it() -> None:
+    index = CategoryIndex(torch.ones(3, 1), torch.tensor([0, 1, 1]))
+    before = torch.ones(3, dtype=torch.bool)
+    index.add(torch.tensor([3]), torch.tensor([[9.0]]), torch.tensor([1]))
+    assert index.search(torch.ones(1, 1), 3, available=before)[0].tolist() == [[1, 2, 0]]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_vectors_that_cannot_be_compared_are_refused_by_row(value: float) -> None:
+def test_vectors_that_cannot_be_compared_are_refused_by_row_and_change_nothing(value: float) -> None:
     index = CategoryIndex(torch.ones(3, 2), torch.tensor([0, 1, 1]))
     bad = torch.ones(1, 3, 2)
     bad[0, 1, 0] = value
@@ -198,6 +250,10 @@ def test_vectors_that_cannot_be_compared_are_refused_by_row(value: float) -> Non
         index.search(bad[0], 1)
     with pytest.raises(ValueError, match="query row 1 of 3"):
         index.search_all(torch.ones(1, 2), bad, torch.tensor([[1, 1, 1]]), 1, 1)
+    with pytest.raises(ValueError, match="added vectors: row 1 of 3"):
+        index.add(torch.tensor([1, 2, 3]), bad[0], torch.tensor([1, 1, 1]))
+    assert index.num_items == 2
+    assert index.search(torch.ones(1, 2), 3)[0].tolist() == [[1, 2, 0]]
 
 
 def test_products_that_overflow_to_nan_are_refused() -> None:
@@ -217,6 +273,18 @@ def test_misuse_is_refused() -> None:
         CategoryIndex(torch.ones(0, 2), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="category -3 in row 1"):
         CategoryIndex(torch.ones(3, 2), torch.tensor([0, 1, -3]))
+    with pytest.raises(ValueError, match="category -3 in row 0"):
+        index.add(torch.tensor([1]), one, torch.tensor([-3]))
+    with pytest.raises(ValueError, match="width 3"):
+        index.add(torch.tensor([1]), torch.ones(1, 3), torch.tensor([1]))
+    with pytest.raises(ValueError, match="item 3 is added twice"):
+        index.add(torch.tensor([3, 3]), torch.ones(2, 2), torch.tensor([1, 1]))
+    with pytest.raises(ValueError, match="item 5 cannot be added before item 4"):
+        index.add(torch.tensor([5]), one, torch.tensor([1]))
+    with pytest.raises(ValueError, match="item 0 cannot be added"):
+        index.add(torch.tensor([0]), one, torch.tensor([1]))
+    with pytest.raises(ValueError, match="item 3 cannot be removed"):
+        index.remove(torch.tensor([1, 3]))
     with pytest.raises(ValueError, match="k 0"):
         index.search_all(one, one[None], torch.tensor([[1]]), 1, 0)
     with pytest.raises(ValueError, match="k 0"):
@@ -227,3 +295,33 @@ def test_misuse_is_refused() -> None:
         index.search_all(one, one[None], torch.tensor([[1]]), 1, 1, exclude=torch.ones(2, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="5 flags"):
         index.search(one, 1, available=torch.ones(5, dtype=torch.bool))
+
+
+def test_readers_see_all_of_a_write_or_nothing_of_it() -> None:
+    """A writer moves the same two items to and fro, as one; no list ever shows them in different places."""
+    count = 40
+    index = CategoryIndex(torch.ones(count + 1, 1), torch.ones(count + 1, dtype=torch.int64), added_rows=3)
+    moved, categories = torch.tensor([7, 8]), torch.tensor([[1, 2]])
+    stop, torn, reads = Event(), [], 0
+
+    def write() -> None:
+        for step in range(150):
+            index.add(moved, torch.full((2, 1), 10.0 + step), torch.full((2,), 1 + step % 2))
+            if step % 5 == 0:
+                index.remove(moved)
+            if step % 7 == 0:  # more than three wait: folded in
+                index.add(torch.arange(1, 5), torch.ones(4, 1), torch.ones(4, dtype=torch.int64))
+        stop.set()
+
+    writer = Thread(target=write)
+    writer.start()
+    while not stop.is_set() or reads < 3:
+        found = index.search_all(torch.ones(1, 1), torch.ones(1, 2, 1), categories, 2, 2)
+        reads += 1
+        scores, lists = found.short_scores[0].tolist(), [found.short_items[0].tolist(), *found.items[0].tolist()]
+        holds = [set(items) == {7, 8} for items in lists]
+        split = any(len({7, 8} & set(items)) == 1 for items in lists)
+        if split or len(set(scores)) > 1 or holds[0] != (holds[1] or holds[2]) or (holds[1] and holds[2]):
+            torn.append((lists, scores))
+    writer.join()
+    assert torn == []
