@@ -356,6 +356,16 @@ def test_a_new_click_is_one_step(market: Store, language_folder: Path) -> None:
             model.advance(state, torch.tensor([1, 2]))
 
 
+def test_a_new_item_needs_only_its_own_vector(market: Store, language_folder: Path) -> None:
+    model = parts(market, language_folder).model
+    served = model.exported()
+    grown = served.with_items(model.tokens(torch.tensor([5, 9])).detach())
+    assert grown.num_items == served.num_items + 2
+    vectors = grown.item_vectors()
+    assert torch.equal(vectors[:-2], served.item_vectors())
+    torch.testing.assert_close(vectors[-2:], served.item_vectors()[[5, 9]])
+
+
 @pytest.mark.parametrize(
     ("cls", "values", "message"),
     [

@@ -314,6 +314,19 @@ class Karma(nn.Module):
         served.load_state_dict({**others, **state, "items.vectors": table})
         return served.eval()
 
+    def with_items(self, tokens: Float[Tensor, "n D"]) -> Karma:
+        """The exported model with further items, whose e_i (`tokens` of the run's encoder) come after those it has.
+
+        Raises:
+            ValueError: this is not an exported model.
+        """
+        if not isinstance(self.items, ItemTable):
+            raise ValueError("only an exported model has a table of items")
+        grown = Karma(self.config, replace(self.sizes, num_items=self.num_items + len(tokens)))
+        table = torch.cat([self.items.vectors, tokens.to(self.items.vectors)])
+        grown.load_state_dict({**self.state_dict(), "items.vectors": table})
+        return grown.eval()
+
 
 def _rms_normalised(vectors: Float[Tensor, "*N V"]) -> Float[Tensor, "*N V"]:
     return nn.functional.rms_norm(vectors, vectors.shape[-1:], eps=1e-6)
