@@ -18,6 +18,7 @@ from penchant.data.prefix_batch import PrefixDataConfig
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.errors import ConfigError
+from penchant.evaluation.results import find_results
 from penchant.models import Sizes, load_model
 from penchant.papers.t2diff.causal import CausalT2DiffConfig
 from penchant.papers.t2diff.diffusion import DiffusionConfig, noise_levels
@@ -170,6 +171,11 @@ def test_the_control_of_equal_time_is_the_same_model_for_longer() -> None:
     alone, longer = (tables.forms()[name] for name in ("mixed-attention", "mixed-compute"))
     assert longer.model == alone.model
     assert longer.train.epochs == tables.COMPUTE * alone.train.epochs
+    spent: dict[str, list[float]] = {"t2diff": [], "mixed-compute": []}
+    for result in find_results(Path(__file__).parents[2] / "results", "t2diff", "table2"):
+        if result.row in spent:
+            spent[result.row].append(result.cpu_seconds)
+    assert sum(spent["mixed-compute"]) == pytest.approx(sum(spent["t2diff"]), rel=0.1)
 
 
 def test_every_number_of_steps_has_the_same_noise_at_its_end() -> None:
