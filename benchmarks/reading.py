@@ -1,8 +1,9 @@
 """Whether the words that KARMA's vectors tell are about their users, on clicks that no training has seen.
 
-The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often
-words are in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another
-user's words and the most popular title. Where pictures are told, whether the one clicked is among the ten nearest.
+The text of each click is told from its user's own h_t, from another user's and from the mean of all, in nats a word;
+and by no vector: each text, or each word, as likely as it is among what was clicked. The likeliest words are compared
+with the title clicked, beside another user's words and the most popular title. Where pictures are told, whether the one
+clicked is among the ten nearest.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
@@ -62,8 +63,8 @@ Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} karma: Nats a word}}}} nats a word told from its own user's vector,
 {{{{benchmarks/reading@{data} another-user: Nats a word}}}} from another's,
 {{{{benchmarks/reading@{data} nobody: Nats a word}}}} from the mean of all, and
-{{{{benchmarks/reading@{data} most-popular: Nats a word}}}} by how often words are in what is clicked. Of a run
-on the Store {fingerprint}, seed {seed}.
+{{{{benchmarks/reading@{data} most-popular: Nats a word}}}} from no vector, each text of the catalogue as likely
+as it is clicked. Of a run on the Store {fingerprint}, seed {seed}.
 
 | user | decoded from the vector | last actions, newest first | nearest items |
 | --- | --- | --- | --- |
@@ -94,8 +95,14 @@ def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
 
 
 def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:
-    """A row for each vector that is read; the user's own is "karma"."""
-    rows = {"own": "karma", "another's": "another-user", "nobody's": "nobody", "popular titles": "most-popular"}
+    """A row for each vector that is read, and for what needs none; the user's own is "karma"."""
+    rows = {
+        "own": "karma",
+        "another's": "another-user",
+        "nobody's": "nobody",
+        "popular titles": "most-popular",
+        "word frequencies": "word-frequencies",
+    }
     out: dict[str, dict[str, float | None]] = {row: {} for row in rows.values()}
     for what, values in checked.measures().items():
         gains = checked.gains(values)

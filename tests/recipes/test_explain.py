@@ -20,7 +20,7 @@ from penchant.errors import BundleError, ConfigError, RunError
 from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_settings
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
-from penchant.recipes.karma.explain import Explainer, _by_frequency
+from penchant.recipes.karma.explain import Explainer, _by_frequency, _by_popularity
 from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.bundle import Bundle
@@ -75,7 +75,7 @@ def test_an_interest_is_words_items_and_pictures(reads: Explainer, market: Store
 
 def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     checked = reads.readability("test", targets=60)
-    assert set(checked.nats) == {"own", "another's", "nobody's", "popular titles"}
+    assert set(checked.nats) == {"own", "another's", "nobody's", "popular titles", "word frequencies"}
     assert set(checked.overlap) == {"own", "another's", "popular titles"}
     assert all(np.isfinite(values).all() and (values > 0).all() for values in checked.nats.values())
     assert all(((values >= 0) & (values <= 1)).all() for values in checked.overlap.values())
@@ -83,6 +83,8 @@ def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     assert set(checked.pictures) == {"own", "another's", "nobody's"}
     assert set(checked.measures()) == {"Nats a word", "Title's terms told", "Picture among 10"}
     assert any("own against another's" in line for line in checked.lines())
+    # Whole texts are few, words in any order are many.
+    assert checked.nats["popular titles"].mean() < checked.nats["word frequencies"].mean()
 
 
 def test_a_picture_is_found_where_it_is_the_one_told(
@@ -94,6 +96,20 @@ def test_a_picture_is_found_where_it_is_the_one_told(
     monkeypatch.setattr(reads.reader, "picture", lambda states: right if states[0, 0] > 0 else -right)
     assert reads._found(torch.ones(len(items), 4), items).all()
     assert not reads._found(-torch.ones(len(items), 4), items).any()
+
+
+def test_popular_texts_are_told_word_by_word_by_the_clicks_on_what_begins_so() -> None:
+    texts = [[], [0, 1, 4], [0, 1, 4], [0, 2, 3], [0, 4], [2, 0, 1], []]
+    clicks = [0, 5, 2, 1, 0, 3, 9]
+    padded = torch.tensor([text + [-1] * (3 - len(text)) for text in texts])
+    told = _by_popularity(padded, torch.tensor(clicks)).numpy()
+
+    def often(prefix: list[int]) -> int:
+        return sum(n + 1 for text, n in zip(texts, clicks, strict=True) if text and text[: len(prefix)] == prefix)
+
+    for text, nats in zip(texts, told, strict=True):
+        words = [-np.log(often(text[: n + 1]) / often(text[:n])) for n in range(len(text))]
+        assert nats == pytest.approx(np.mean(words) if text else np.nan, nan_ok=True)
 
 
 def test_frequencies_tell_what_is_clicked_often_in_fewer_nats() -> None:
