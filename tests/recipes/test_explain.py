@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.reading import examples
+from benchmarks.reading import examples, metrics_of
 from safetensors.torch import load_file
 
 from penchant.cli.main import main
@@ -17,6 +17,7 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.encoders.encode import encode_store
 from penchant.errors import BundleError, ConfigError, RunError
+from penchant.evaluation.protocol import subsample
 from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_settings
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
@@ -85,6 +86,39 @@ def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     assert any("own against another's" in line for line in checked.lines())
     # Whole texts are few, words in any order are many.
     assert checked.nats["popular titles"].mean() < checked.nats["word frequencies"].mean()
+
+
+def test_what_knows_the_next_item_is_told_apart_by_the_sign_of_its_gains(
+    reads: Explainer, market: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vector that is the number of the very item clicked next, and a reader that tells that item's text."""
+    events = subsample(reads.split.targets("test"), 60, 0)[0]
+    items = torch.from_numpy(market.event_item[events].astype(np.int64))
+    texts = reads._texts
+
+    def nll(model: object, h: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return torch.where((texts[h[:, 0].long()] == words).all(1), 0.01, 0.02)
+
+    monkeypatch.setattr(reads, "_pictures", None)
+    monkeypatch.setattr(reads, "_read", lambda requests: (items[:, None].expand(-1, 4).float(), torch.ones(60)))
+    monkeypatch.setattr(reads.reader, "nll", nll)
+    monkeypatch.setattr(reads.reader, "tell", lambda model, h: texts[h[:, 0].long()])
+    checked = reads.readability("test", targets=60)
+    assert checked.nats["own"] == pytest.approx(0.01)
+    assert checked.overlap["own"] == pytest.approx(0.75)  # of four terms the number is no word of the tiny tokenizer
+    means = {name: float(values.mean()) for name, values in checked.nats.items()}
+    assert means["own"] < means["another's"] < means["popular titles"] < means["word frequencies"]
+    fewer, more = checked.gains(checked.nats), checked.gains(checked.overlap)
+    assert set(fewer) == set(means) - {"own"}
+    assert all(gain.low <= gain.value <= gain.high < 0 for gain in fewer.values())  # of nats, own has fewer
+    assert all(0 < gain.low <= gain.value <= gain.high for gain in more.values())
+    rows = metrics_of(checked)
+    assert set(rows) == {"karma", "another-user", "nobody", "most-popular", "word-frequencies"}
+    assert rows["karma"] == pytest.approx({"Nats a word": 0.01, "Title's terms told": 0.75})
+    assert rows["another-user"]["Nats a word"] == pytest.approx(means["another's"])
+    assert rows["most-popular"]["Nats a word: own less this, from"] == fewer["popular titles"].low
+    assert rows["most-popular"]["Nats a word: own less this, to"] == fewer["popular titles"].high
+    assert rows["another-user"]["Title's terms told: own less this, from"] == more["another's"].low
 
 
 def test_a_picture_is_found_where_it_is_the_one_told(
