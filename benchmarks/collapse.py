@@ -40,6 +40,7 @@ OF_VECTORS = {
     "Coverage@50": "coverage",
     "Category purity": "purity",
     "Text read off items, R2": "ridge",
+    "Topics read off items, R2": "topics",
     "JS@50": "js",
     "JS@50 without the target": "js_others",
     "Next title told, nats": "told_gain",

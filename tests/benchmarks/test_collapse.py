@@ -58,7 +58,7 @@ def test_names_are_safe_and_no_run_takes_anothers_place() -> None:
 def test_every_column_is_a_number_of_a_diagnosis() -> None:
     known = {key for numbers in GROUPS.values() for key in numbers}
     assert set(bench.OF_VECTORS.values()) <= known
-    assert {"js", "uniformity", "alignment", "stable", "top"} <= set(bench.OF_VECTORS.values())
+    assert {"js", "topics", "uniformity", "alignment", "stable", "top"} <= set(bench.OF_VECTORS.values())
 
 
 def test_runs_that_are_counted_and_named_alike_are_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
