@@ -19,6 +19,7 @@ from benchmarks.written import is_there, write
 from penchant.data.store import write_text
 from penchant.errors import ConfigError
 from penchant.evaluation.report.findings import FINDINGS
+from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.explain import Explainer, Readability
 
 TABLE = "reading"
@@ -56,8 +57,8 @@ to tell items' texts from such vectors, it can also be asked what a vector says.
 each word of a text: the fewer, the better the vector tells it.
 
 Users of {data} drawn at random, good or bad: nobody chose them. Beside each what was decoded from their vector alone
-(the likeliest words, one after the other), the actions it was made from, and the items nearest to it. The words are no
-item's text; the history is not given to what tells them.
+(the likeliest words, one after the other), the actions it was made from, and the items nearest to it. Of the {count}
+texts told {copied} are exactly how an item's text begins. The history is not given to what tells them.
 
 Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} karma: Nats a word}}}} nats a word told from its own user's vector,
@@ -86,12 +87,15 @@ def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
     def told(items: tuple[int, ...]) -> str:
         return "; ".join(explainer.titles[item] for item in items[:shown])
 
+    explained = explainer.explain(explainer.drawn(count))
+    texts = [" ".join(text.split()) for text in item_texts(store)]
+    copied = sum(any(text.startswith(one.words) for text in texts) for one in explained if one.words)
     lines = [
         f"| {one.user_id} | **{one.words or '(no word)'}** | {told(one.history)} | {told(one.nearest)} |\n"
-        for one in explainer.explain(explainer.drawn(count))
+        for one in explained
     ]
     provenance = {"data": store.name, "fingerprint": store.fingerprint, "seed": explainer.seed}
-    return EXAMPLES.format(**provenance) + "".join(lines)
+    return EXAMPLES.format(**provenance, count=len(explained), copied=copied) + "".join(lines)
 
 
 def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:

@@ -21,6 +21,7 @@ from penchant.evaluation.protocol import subsample
 from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_settings
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
+from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.explain import Explainer, _by_frequency, _by_popularity
 from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
@@ -284,4 +285,8 @@ def test_examples_are_shown_of_generated_data_alone(reads: Explainer, monkeypatc
     page = examples(reads, 3)
     users = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| u")][1:]
     assert users == reads.drawn(3)
+    said = ("red", " ".join(item_texts(reads.store)[4].split()[:3]), "words of no item", "")
+    shown = [replace(one, words=words) for one, words in zip(reads.explain(reads.drawn(4)), said, strict=True)]
+    monkeypatch.setattr(reads, "explain", lambda users: shown)
+    assert "Of the 4\ntexts told 2 are exactly how an item's text begins." in examples(reads, 4)
     assert f"{{{{benchmarks/reading@{reads.store.name} karma: Nats a word}}}}" in page
