@@ -88,8 +88,9 @@ def rows_of(columns: Sequence[Diagnosis], prefix: str = "") -> dict[str, dict[st
         rows[_row_name(prefix + column.name, rows)] = dict(chain(numbers.items(), *(part.items() for part in parts)))
     for reader in READERS:
         first = next((column for column in columns if _attention(column, reader, "trained")), None)
-        for weights, said in UNTRAINED.items() if first else ():
-            rows[_row_name(f"{prefix}{reader}-{said}", rows)] = _attention(first, reader, weights)
+        if first is not None:
+            for weights, said in UNTRAINED.items():
+                rows[_row_name(f"{prefix}{reader}-{said}", rows)] = _attention(first, reader, weights)
     return rows
 
 
