@@ -1,14 +1,21 @@
 """What finished runs' vectors, lists and attention look like side by side: `penchant report diagnostics` as rows.
 
-A row a run; the frozen text vectors; and the first run's decoder and item encoder as they began, and with random
-weights, given the same input: the frozen model, action alone and KARMA of the paper's Figure 2.
+A row a run; the frozen text vectors; and what reads, as it began and with random weights, given the same input as the
+first run that has it: the frozen model, action alone and KARMA of the paper's Figure 2. Table 1's runs have a decoder
+alone and read their items from frozen vectors; those of karma-table1-encoder have an item encoder too, which Figure 2
+is of.
 
     penchant reproduce karma-table1
     python -m benchmarks.collapse runs/karma/table1/action... runs/karma/table1/task-1-2... --store stores/ml-1m-liked
+    penchant reproduce karma-table1-encoder
+    python -m benchmarks.collapse runs/karma/table1-encoder/* --store stores/ml-1m-liked --prefix encoder-
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from benchmarks.command import argument_parser, parsed
@@ -22,13 +29,19 @@ from penchant.recipes.runs import load_run
 TABLE = "collapse"
 OF_VECTORS = {
     "Effective rank, items": "rank",
+    "Stable rank, items": "stable",
+    "Top-1 share, items": "top",
     "Mean cosine, items": "cosine",
+    "Uniformity, items": "uniformity",
     "Effective rank, users": "user_rank",
     "Mean cosine, users": "user_cosine",
+    "Alignment of user and target": "alignment",
     "Skew of occurrence": "skew",
     "Coverage@50": "coverage",
     "Category purity": "purity",
     "Text read off items, R2": "ridge",
+    "Topics read off items, R2": "topics",
+    "JS@50": "js",
     "JS@50 without the target": "js_others",
     "Next title told, nats": "told_gain",
     "HR@50": "hr",
@@ -42,6 +55,7 @@ OF_ATTENTION = {
 }
 """Columns of each reader, by the names of a reading's; means over layers and heads."""
 READERS = ("decoder", "item encoder")
+UNTRAINED = {"untouched": "as-it-began", "random": "random"}
 
 
 def main() -> None:
@@ -53,29 +67,42 @@ def main() -> None:
     report = diagnose(arguments.runs, DiagnoseConfig(), Console(), store=arguments.store)
     configs = [load_run(folder, arguments.store, device="cpu").described["config"] for folder in arguments.runs]
     store = load_run(arguments.runs[0], arguments.store, device="cpu").store
-    of_runs = dict(zip((c.name for c in report.columns), configs, strict=False))
-    for name, metrics in rows_of(report.columns).items():
-        row, config, seed = arguments.prefix + name, of_runs.get(name, {}), configs[0]["train"]["seed"]
+    rows = rows_of(report.columns, arguments.prefix)
+    of_runs = dict(zip(rows, configs, strict=False))  # the runs come first, in their order
+    seed = next((config["train"]["seed"] for config in configs if "train" in config), 0)  # what is counted has none
+    for row, metrics in rows.items():
+        config = of_runs.get(row, {})
         write(arguments.results, TABLE, row, store, report.split, metrics, config, window=report.window, seed=seed)
         print(row, metrics, flush=True)
 
 
-def rows_of(columns: tuple[Diagnosis, ...]) -> dict[str, dict[str, float | None]]:
-    """Every column's numbers, with what its trained parts attend to; then the first such parts with other weights."""
+def rows_of(columns: Sequence[Diagnosis], prefix: str = "") -> dict[str, dict[str, float | None]]:
+    """Every column's numbers, with what its trained parts attend to; then what such parts do with other weights.
+
+    Returns: in the columns' order, by names that a result file can have.
+    """
     rows: dict[str, dict[str, float | None]] = {}
     for column in columns:
         numbers = {label: column.numbers[key] for label, key in OF_VECTORS.items() if key in column.numbers}
-        rows[column.name.replace(" ", "-")] = {**numbers, **_attention(column, "trained")}
-    first = next((column for column in columns if column.readings), None)
-    if first is not None:
-        rows["as-it-began"] = _attention(first, "untouched")
-        rows["random"] = _attention(first, "random")
+        parts = [_attention(column, reader, "trained") for reader in READERS]
+        rows[_row_name(prefix + column.name, rows)] = dict(chain(numbers.items(), *(part.items() for part in parts)))
+    for reader in READERS:
+        first = next((column for column in columns if _attention(column, reader, "trained")), None)
+        if first is not None:
+            for weights, said in UNTRAINED.items():
+                rows[_row_name(f"{prefix}{reader}-{said}", rows)] = _attention(first, reader, weights)
     return rows
 
 
-def _attention(column: Diagnosis, weights: str) -> dict[str, float | None]:
-    found = [r for reader in READERS for r in column.readings if (r.reader, r.weights) == (reader, weights)]
-    return {f"{label}, {r.reader}": r.mean(key) for r in found for label, key in OF_ATTENTION.items()}
+def _row_name(name: str, taken: Mapping[str, object]) -> str:
+    """A run's folder may be named as it likes: what no row can be named is a dash, what is taken gets a number."""
+    plain = re.sub(r"[^A-Za-z0-9_+-]+", "-", name).strip("-")
+    return next(row for row in chain([plain], (f"{plain}-{n}" for n in count(2))) if row not in taken)
+
+
+def _attention(column: Diagnosis, reader: str, weights: str) -> dict[str, float | None]:
+    found = [r for r in column.readings if (r.reader, r.weights) == (reader, weights)]
+    return {f"{label}, {reader}": r.mean(key) for r in found for label, key in OF_ATTENTION.items()}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Whether the words that KARMA's vectors tell are about their users, on clicks that no training has seen.
 
-The text of each click is told from its user's own h_t, from another user's, from the mean of all, and by how often
-words are in what is clicked, in nats a word. The likeliest words are compared with the title clicked, beside another
-user's words and the most popular title. Where pictures are told, whether the one clicked is among the ten nearest.
+The text of each click is told from its user's own h_t, from another user's and from the mean of all, in nats a word;
+and by no vector: each text, or each word, as likely as it is among what was clicked. The likeliest words are compared
+with the title clicked, beside another user's words and the most popular title. Where pictures are told, whether the one
+clicked is among the ten nearest.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
@@ -18,6 +19,7 @@ from benchmarks.written import is_there, write
 from penchant.data.store import write_text
 from penchant.errors import ConfigError
 from penchant.evaluation.report.findings import FINDINGS
+from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.explain import Explainer, Readability
 
 TABLE = "reading"
@@ -55,15 +57,15 @@ to tell items' texts from such vectors, it can also be asked what a vector says.
 each word of a text: the fewer, the better the vector tells it.
 
 Users of {data} drawn at random, good or bad: nobody chose them. Beside each what was decoded from their vector alone
-(the likeliest words, one after the other), the actions it was made from, and the items nearest to it. The words are no
-item's text; the history is not given to what tells them.
+(the likeliest words, one after the other), the actions it was made from, and the items nearest to it. Of the {count}
+texts told {copied} are exactly how an item's text begins. The history is not given to what tells them.
 
 Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} karma: Nats a word}}}} nats a word told from its own user's vector,
 {{{{benchmarks/reading@{data} another-user: Nats a word}}}} from another's,
 {{{{benchmarks/reading@{data} nobody: Nats a word}}}} from the mean of all, and
-{{{{benchmarks/reading@{data} most-popular: Nats a word}}}} by how often words are in what is clicked. Of a run
-on the Store {fingerprint}, seed {seed}.
+{{{{benchmarks/reading@{data} most-popular: Nats a word}}}} from no vector, each text of the catalogue as likely
+as it is clicked. Of a run on the Store {fingerprint}, seed {seed}.
 
 | user | decoded from the vector | last actions, newest first | nearest items |
 | --- | --- | --- | --- |
@@ -85,17 +87,26 @@ def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
     def told(items: tuple[int, ...]) -> str:
         return "; ".join(explainer.titles[item] for item in items[:shown])
 
+    explained = explainer.explain(explainer.drawn(count))
+    texts = [" ".join(text.split()) for text in item_texts(store)]
+    copied = sum(any(text.startswith(one.words) for text in texts) for one in explained if one.words)
     lines = [
         f"| {one.user_id} | **{one.words or '(no word)'}** | {told(one.history)} | {told(one.nearest)} |\n"
-        for one in explainer.explain(explainer.drawn(count))
+        for one in explained
     ]
     provenance = {"data": store.name, "fingerprint": store.fingerprint, "seed": explainer.seed}
-    return EXAMPLES.format(**provenance) + "".join(lines)
+    return EXAMPLES.format(**provenance, count=len(explained), copied=copied) + "".join(lines)
 
 
 def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:
-    """A row for each vector that is read; the user's own is "karma"."""
-    rows = {"own": "karma", "another's": "another-user", "nobody's": "nobody", "popular titles": "most-popular"}
+    """A row for each vector that is read, and for what needs none; the user's own is "karma"."""
+    rows = {
+        "own": "karma",
+        "another's": "another-user",
+        "nobody's": "nobody",
+        "popular titles": "most-popular",
+        "word frequencies": "word-frequencies",
+    }
     out: dict[str, dict[str, float | None]] = {row: {} for row in rows.values()}
     for what, values in checked.measures().items():
         gains = checked.gains(values)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.reading import examples
+from benchmarks.reading import examples, metrics_of
 from safetensors.torch import load_file
 
 from penchant.cli.main import main
@@ -17,10 +17,12 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.encoders.encode import encode_store
 from penchant.errors import BundleError, ConfigError, RunError
+from penchant.evaluation.protocol import subsample
 from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_settings
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
-from penchant.recipes.karma.explain import Explainer, _by_frequency
+from penchant.recipes.karma.build import item_texts
+from penchant.recipes.karma.explain import Explainer, _by_frequency, _by_popularity
 from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.bundle import Bundle
@@ -75,7 +77,7 @@ def test_an_interest_is_words_items_and_pictures(reads: Explainer, market: Store
 
 def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     checked = reads.readability("test", targets=60)
-    assert set(checked.nats) == {"own", "another's", "nobody's", "popular titles"}
+    assert set(checked.nats) == {"own", "another's", "nobody's", "popular titles", "word frequencies"}
     assert set(checked.overlap) == {"own", "another's", "popular titles"}
     assert all(np.isfinite(values).all() and (values > 0).all() for values in checked.nats.values())
     assert all(((values >= 0) & (values <= 1)).all() for values in checked.overlap.values())
@@ -83,6 +85,41 @@ def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     assert set(checked.pictures) == {"own", "another's", "nobody's"}
     assert set(checked.measures()) == {"Nats a word", "Title's terms told", "Picture among 10"}
     assert any("own against another's" in line for line in checked.lines())
+    # Whole texts are few, words in any order are many.
+    assert checked.nats["popular titles"].mean() < checked.nats["word frequencies"].mean()
+
+
+def test_what_knows_the_next_item_is_told_apart_by_the_sign_of_its_gains(
+    reads: Explainer, market: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vector that is the number of the very item clicked next, and a reader that tells that item's text."""
+    events = subsample(reads.split.targets("test"), 60, 0)[0]
+    items = torch.from_numpy(market.event_item[events].astype(np.int64))
+    texts = reads._texts
+
+    def nll(model: object, h: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return torch.where((texts[h[:, 0].long()] == words).all(1), 0.01, 0.02)
+
+    monkeypatch.setattr(reads, "_pictures", None)
+    monkeypatch.setattr(reads, "_read", lambda requests: (items[:, None].expand(-1, 4).float(), torch.ones(60)))
+    monkeypatch.setattr(reads.reader, "nll", nll)
+    monkeypatch.setattr(reads.reader, "tell", lambda model, h: texts[h[:, 0].long()])
+    checked = reads.readability("test", targets=60)
+    assert checked.nats["own"] == pytest.approx(0.01)
+    assert checked.overlap["own"] == pytest.approx(0.75)  # of four terms the number is no word of the tiny tokenizer
+    means = {name: float(values.mean()) for name, values in checked.nats.items()}
+    assert means["own"] < means["another's"] < means["popular titles"] < means["word frequencies"]
+    fewer, more = checked.gains(checked.nats), checked.gains(checked.overlap)
+    assert set(fewer) == set(means) - {"own"}
+    assert all(gain.low <= gain.value <= gain.high < 0 for gain in fewer.values())  # of nats, own has fewer
+    assert all(0 < gain.low <= gain.value <= gain.high for gain in more.values())
+    rows = metrics_of(checked)
+    assert set(rows) == {"karma", "another-user", "nobody", "most-popular", "word-frequencies"}
+    assert rows["karma"] == pytest.approx({"Nats a word": 0.01, "Title's terms told": 0.75})
+    assert rows["another-user"]["Nats a word"] == pytest.approx(means["another's"])
+    assert rows["most-popular"]["Nats a word: own less this, from"] == fewer["popular titles"].low
+    assert rows["most-popular"]["Nats a word: own less this, to"] == fewer["popular titles"].high
+    assert rows["another-user"]["Title's terms told: own less this, from"] == more["another's"].low
 
 
 def test_a_picture_is_found_where_it_is_the_one_told(
@@ -94,6 +131,20 @@ def test_a_picture_is_found_where_it_is_the_one_told(
     monkeypatch.setattr(reads.reader, "picture", lambda states: right if states[0, 0] > 0 else -right)
     assert reads._found(torch.ones(len(items), 4), items).all()
     assert not reads._found(-torch.ones(len(items), 4), items).any()
+
+
+def test_popular_texts_are_told_word_by_word_by_the_clicks_on_what_begins_so() -> None:
+    texts = [[], [0, 1, 4], [0, 1, 4], [0, 2, 3], [0, 4], [2, 0, 1], []]
+    clicks = [0, 5, 2, 1, 0, 3, 9]
+    padded = torch.tensor([text + [-1] * (3 - len(text)) for text in texts])
+    told = _by_popularity(padded, torch.tensor(clicks)).numpy()
+
+    def often(prefix: list[int]) -> int:
+        return sum(n + 1 for text, n in zip(texts, clicks, strict=True) if text and text[: len(prefix)] == prefix)
+
+    for text, nats in zip(texts, told, strict=True):
+        words = [-np.log(often(text[: n + 1]) / often(text[:n])) for n in range(len(text))]
+        assert nats == pytest.approx(np.mean(words) if text else np.nan, nan_ok=True)
 
 
 def test_frequencies_tell_what_is_clicked_often_in_fewer_nats() -> None:
@@ -234,4 +285,8 @@ def test_examples_are_shown_of_generated_data_alone(reads: Explainer, monkeypatc
     page = examples(reads, 3)
     users = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| u")][1:]
     assert users == reads.drawn(3)
+    said = ("red", " ".join(item_texts(reads.store)[4].split()[:3]), "words of no item", "")
+    shown = [replace(one, words=words) for one, words in zip(reads.explain(reads.drawn(4)), said, strict=True)]
+    monkeypatch.setattr(reads, "explain", lambda users: shown)
+    assert "Of the 4\ntexts told 2 are exactly how an item's text begins." in examples(reads, 4)
     assert f"{{{{benchmarks/reading@{reads.store.name} karma: Nats a word}}}}" in page

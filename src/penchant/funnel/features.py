@@ -40,7 +40,8 @@ SIMILARITY_FEATURES = ("cosine_max", "cosine_mean", "cosine_max_recent", "dot")
 """Of one embedding model's vectors: largest and mean cosine with the items of the history, the largest with those of
 its last `RECENT` actions; and the model's own score, h_t . e_i. All 0 without history. KARMA, section 3.5.
 
-Deviates: the paper says "the similarity between the user's historical items and the target item" and no more."""
+Deviates: the paper says "the similarity between the user's historical items and the target item" and no more. Of the
+last actions this is the largest cosine, not their mean."""
 
 CHANNEL_FEATURES = ("found", "reciprocal_rank", "score")
 """For each channel: 1 if it found the item; 1 / rank; its raw score, which the model's `FeatureScale` puts on a scale.

@@ -18,9 +18,11 @@ from penchant.evaluation.diagnostics import content, vectors
 from penchant.evaluation.diagnostics.decoder import DecoderConfig, decodability, title_words
 from penchant.evaluation.diagnostics.meaning import item_terms, js_at
 from penchant.evaluation.diagnostics.report import Diagnosis, DiagnosticsReport
+from penchant.evaluation.diagnostics.topics import topics
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
 from penchant.evaluation.results import versions_here
 from penchant.funnel.rank import judging
+from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.readings import attention_readings
 from penchant.recipes.runs import LoadedRun, load_run
 
@@ -72,7 +74,7 @@ def diagnose(
             _check(folder, run, loaded[0] if loaded else None)
             loaded.append((folder, run))
         known = loaded[0][1].store
-        shared = _Shared.of(known)
+        shared = _Shared.of(known, config.seed)
         names = _short_names(folders)
         columns = [
             _diagnosed(name, folder, run, shared, config, window, progress)
@@ -102,6 +104,7 @@ class _Shared:
 
     Attributes:
         text: the frozen text vectors, standardised, and which items have one; None where the Store has none.
+        topics: of the items' texts, zeros of an item that shares no word with another.
     """
 
     store: Store
@@ -109,15 +112,22 @@ class _Shared:
     terms: np.ndarray
     categories: np.ndarray
     text: tuple[np.ndarray, np.ndarray] | None
+    topics: np.ndarray
 
     @classmethod
-    def of(cls, store: Store) -> _Shared:
+    def of(cls, store: Store, seed: int) -> _Shared:
         titles = ["", *(title or "" for title in store.table("items", ["title"])["title"].to_pylist())]
         text = None
         if "text" in store.vector_names:
             frozen = store.vectors("text")
             text = frozen.standardised()[1:], np.asarray(frozen.present[1:])
-        return cls(store, titles, item_terms(store), np.asarray(store.item_category[1:]), text)
+        told = topics(item_texts(store), seed=seed)
+        return cls(store, titles, item_terms(store), np.asarray(store.item_category[1:]), text, told)
+
+    def about(self, items: np.ndarray) -> dict[str, float]:
+        """How much of the topics is read off vectors of all items; nothing where no texts share a word."""
+        some = self.topics.any(1)
+        return {"topics": content.ridge_r2(items[some], self.topics[some])} if some.any() else {}
 
 
 def _check(folder: Path, run: LoadedRun, first: tuple[Path, LoadedRun] | None) -> None:
@@ -188,6 +198,7 @@ def _diagnosed(
         if shared.text is not None:
             text, present = shared.text
             numbers["ridge"] = content.ridge_r2(items[present], text[present])
+        numbers |= shared.about(items)
         if hasattr(model, "user_vectors"):
             users = _user_vectors(made, store, result.events, max_len)
             of_users = vectors.spectrum(users)
@@ -299,14 +310,14 @@ def _of_users(users: np.ndarray, targets: np.ndarray, shares: np.ndarray) -> dic
 def _of_text(shared: _Shared) -> Diagnosis:
     """The frozen text vectors as a column: what the runs' item vectors may be compared with."""
     assert shared.text is not None
-    text, present = shared.text
-    text = text[present]
+    whole, present = shared.text
+    text = whole[present]
     shares = vectors.spectrum(text)
     return Diagnosis(
         name="frozen text vectors",
         kind="",
         width=text.shape[1],
-        numbers=_of_items(text, shares, shared.categories[present]),
+        numbers=_of_items(text, shares, shared.categories[present]) | shared.about(whole),
         item_spectrum=shares,
     )
 

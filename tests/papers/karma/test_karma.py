@@ -131,6 +131,7 @@ def test_eq_5_is_the_mean_over_negatives_then_over_positions() -> None:
     told = [[(0, 1), (0, 2)], [(1, 0)]]
     losses = [[-np.log(1 / (1 + np.exp(-float(scores[r, r] - scores[r, c])))) for r, c in row] for row in told]
     assert float(pairwise(scores, right, negatives)) == pytest.approx(np.mean([np.mean(row) for row in losses]))
+    assert float(pairwise(scores, right, negatives, summed=True)) == pytest.approx(sum(sum(row) for row in losses))
     assert float(hardest(scores, right, negatives)) == pytest.approx(np.mean([max(row) for row in losses]))
     some = torch.tensor([True, True, False])
     expected = np.mean([np.log(np.exp(1) + np.exp(0.5) + np.exp(-1)) - 1, np.log(np.exp(0.2) + 1)])
@@ -204,6 +205,34 @@ def test_eq_7_is_the_text_from_h_alone_word_by_word(karma: Parts) -> None:
             logits = backbone.model(inputs_embeds=torch.cat([prompt, read], 1)).logits[:, -1, tokens]
             nll.append(F.cross_entropy(logits, torch.tensor([word])))
     torch.testing.assert_close(objective(model, BATCH)["reconstruct"], torch.stack(nll).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_eq_5_to_7_as_printed_are_sums_pair_by_pair_and_word_by_word(market: Store, language_folder: Path) -> None:
+    goals = replace(BOTH, literal=True, generate=0.5, reconstruct=0.25)
+    model, objective, backbone = parts(market, language_folder, goals, scaled=False)
+    tokens, begin = vocabulary_of(objective)
+    items = model.item_vectors().detach().double().numpy()
+    embed = backbone.model.model.embed_tokens
+    sums = {"act": 0.0, "generate": 0.0, "reconstruct": 0.0}
+    with torch.no_grad():
+        for history, targets in ([1, 2, 3], [2, 3, 4]), ([5], [6]), ([7, 8], [8, 1]):
+            read = model.tokens(torch.tensor([history]))
+            states = model.states(read)
+            for user, target in zip(model.users(states)[0].double().numpy(), targets, strict=True):
+                for other in {2, 3, 4, 6, 8, 1} - {target}:
+                    sums["act"] += np.log(1 + np.exp(user @ items[other] - user @ items[target]))
+            words = [int(w) for w in objective.words[targets[-1]] if w >= 0]
+            for n, word in enumerate(words):
+                before = embed(tokens[torch.tensor([[begin, *words[:n]]])])
+                prompts = {
+                    "generate": torch.cat([read, objective.separator[None, None], before[:, 1:]], 1),
+                    "reconstruct": torch.cat([states[:, -1:], before], 1),  # h_t itself, without an adapter
+                }
+                for name, prompt in prompts.items():
+                    logits = backbone.model(inputs_embeds=prompt).logits[0, -1, tokens].double().numpy()
+                    sums[name] += getattr(goals, name) * (np.log(np.exp(logits).sum()) - logits[word])
+        found = {name: float(loss) for name, loss in objective(model, BATCH).items()}
+    assert found == pytest.approx(sums, rel=1e-4)
 
 
 def test_h_does_not_move_when_the_targets_text_does(karma: Parts) -> None:

@@ -73,6 +73,9 @@ GROUPS: dict[str, dict[str, Number]] = {
             "low",
             "R² of a ridge regression from e_i to its frozen text vector, for items held out.",
         ),
+        "topics": Number(
+            "topics read off the item", "low", "The same to the topics of its text: main directions of words' TF-IDF."
+        ),
         "js": Number("JS@50", "low", "Jaccard overlap of the target's terms with those of its list's items."),
         "js_others": Number("JS@50 without the target", "low", "The same without what a hit alone adds."),
     },

@@ -1,7 +1,8 @@
 """What KARMA's h_t says of its user: words and a picture told from it alone, and the items nearest to it.
 
 And whether it says anything: the texts of clicks that nobody has seen are told from the right h_t, from another user's,
-and from nobody's (the mean), in nats a word; and told words are compared with what was clicked.
+and from nobody's (the mean), in nats a word, beside what popularity knows of them without a vector; and told words are
+compared with what was clicked.
 """
 
 from __future__ import annotations
@@ -161,7 +162,10 @@ class Explainer:
             for name, x in sides.items()
         }
         counts = self.split.item_counts(self.store)
-        told["popular titles"] = _by_frequency(self._texts, torch.from_numpy(counts), words.cpu())
+        told |= {
+            "popular titles": _by_popularity(self._texts, torch.from_numpy(counts))[torch.from_numpy(items)],
+            "word frequencies": _by_frequency(self._texts, torch.from_numpy(counts), words.cpu()),
+        }
         popular = set(terms_of(self.titles[int(np.argmax(counts))]))
         right = [terms_of(self.titles[item]) for item in items.tolist()]
         spelt = [
@@ -205,8 +209,8 @@ class Readability:
     """Of each of T targets; users are whose they are.
 
     Attributes:
-        nats: a word of the target's text, told from the user's own h_t, another's, the mean of all, or by how often
-            words are in what was clicked ("popular titles"): lower is better.
+        nats: a word of the target's text, told from the user's own h_t, another's, the mean of all, or by no vector:
+            by how often items ("popular titles") or words ("word frequencies") were clicked. Lower is better.
         overlap: share of the terms of the target's title among the words told, or in the most popular title.
         pictures: whether the target's picture is among the ten nearest to the one told; empty where none is told.
     """
@@ -254,6 +258,19 @@ def _texts_of(store: Store, spelling: Spelling, reader: InterestReader) -> Int[T
         known = words.index(-1) if -1 in words else len(words)
         whole.append(np.array(words[:known], dtype=np.int64))
     return Texts(reader.language.vocabulary, tuple(whole), reader.config.max_words).words
+
+
+def _by_popularity(texts: Int[Tensor, "I W"], counts: Int[Tensor, " I"]) -> Float[Tensor, " I"]:
+    """Nats a word of each item's text where all texts are known by heart, each as likely as its items are clicked.
+
+    What tells the most popular titles to everybody. The chance of a whole text is the product of those of its words,
+    each given the ones before, so that this stands beside what a decoder tells word by word. NaN without a text.
+    """
+    lengths = (texts >= 0).sum(1)
+    often = torch.where(lengths > 0, counts + 1, 0).double()  # one more each: nothing is impossible
+    told, of = torch.unique(texts, dim=0, return_inverse=True)  # of one text there may be several items
+    chances = often.new_zeros(len(told)).index_add_(0, of, often) / often.sum()
+    return torch.where(lengths > 0, -chances[of].log() / lengths, torch.nan).float()
 
 
 def _by_frequency(
