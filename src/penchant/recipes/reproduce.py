@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from penchant.data.output import alone
 from penchant.data.split import Split, load_split
 from penchant.data.store import MANIFEST, Store
-from penchant.errors import RunError, StoreError
+from penchant.errors import ConfigError, RunError, StoreError
 from penchant.evaluation.results import (
     Result,
     find_results,
