@@ -43,7 +43,7 @@ from penchant.baselines.retrieval.stosa import STOSAConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
 from penchant.baselines.retrieval.youtube_dnn import YouTubeDNNConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengths
-from penchant.data.output import alone
+from penchant.data.output import alone, made_for
 from penchant.data.prefix_batch import PrefixBatches, PrefixDataConfig
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, write_json
@@ -178,8 +178,9 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
     """Carry out a run into the folder `out`; one that was cut goes on, a finished one is only loaded again.
 
     Raises:
-        RunError: `out` holds another run, or another process is at work on it.
+        RunError: `out` holds another run, or no run but something else, or another process is at work on it.
     """
+    check_out(out)
     with alone(out, RunError, inside=True):
         describe_run(run, store, split, out)
         finished = out / "result.json"
@@ -211,6 +212,23 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
                 result = train_causal(run, store, split, out, sizes_of(store), validate)
         write_json(finished, asdict(result))
     return result
+
+
+def check_out(out: Path, *laid: str) -> None:
+    """Before anything there is locked or removed: the folder is a run's, or empty but for what a kill leaves.
+
+    Args:
+        laid: names of what may be laid there before the run begins.
+
+    Raises:
+        RunError: it is somebody else's.
+    """
+    if not out.is_dir() or (out / RUN).is_file():
+        return
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in ("lock", *laid) and not made_for(p))
+    if foreign:
+        what = f"is no run, it holds {', '.join(foreign[:3])}"
+        raise RunError(what, where=out, fix="Choose another --out: a new folder, or an empty one.")
 
 
 def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:

@@ -48,6 +48,7 @@ from penchant.recipes.funnel.plan import FunnelRun, seeded, settled
 from penchant.recipes.karma.run import KarmaRun, check_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.runs import (
+    check_out,
     describe_run,
     flat,
     train_run,
@@ -67,9 +68,10 @@ def run_funnel(
     """Train a funnel into `out` and judge it there (`train_funnel`, `judge_funnel`).
 
     Raises:
-        RunError: `out` holds another run, or another process is at work on it.
+        RunError: `out` holds another run, or no run but something else, or another process is at work on it.
     """
     run = settled(run, store, split, console)
+    check_out(out, "channels")
     with alone(out, RunError, inside=True):
         funnel = train_funnel(run, store, split, out, console)
         report = judge_funnel(funnel, store, split, out, config=flat(asdict(run)), seed=run.seed, limit=limit)
