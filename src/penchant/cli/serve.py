@@ -19,6 +19,7 @@ from penchant.funnel.pipeline import load_funnel
 from penchant.recipes.funnel.calibrate import calibrate_funnel
 from penchant.recipes.runs import RUN
 from penchant.serve import app
+from penchant.serve.export import check_new
 from penchant.serve.export import export as export_bundle
 
 
@@ -50,6 +51,7 @@ def export(args: Sequence[str]) -> None:
     described = chosen.run / RUN
     if not described.is_file():
         raise RunError("no funnel here", where=chosen.run, fix="Make one with `penchant funnel STORE --out RUN`.")
+    check_new(chosen.out)  # before minutes of calibration
     told = json.loads(described.read_text())
     store = Store(chosen.store or told["store"]["path"])
     console = Console(stderr=True, highlight=False)

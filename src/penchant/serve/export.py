@@ -63,8 +63,7 @@ def export(
     load_settings(run)  # refused before anything is written
     trained_on = _trained_on(run, store)
     with alone(out, BundleError):
-        if out.exists():
-            raise BundleError("already exists", where=out, fix="Choose another --out, or remove it first.")
+        check_new(out)
         temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
         try:
             temporary.mkdir()
@@ -75,6 +74,15 @@ def export(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(out)
+
+
+def check_new(out: Path) -> None:
+    """
+    Raises:
+        BundleError: `out` exists.
+    """
+    if out.exists():
+        raise BundleError("already exists", where=out, fix="Choose another --out, or remove it first.")
 
 
 def _write(
