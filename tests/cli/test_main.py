@@ -94,6 +94,12 @@ def test_where_the_output_goes_is_looked_at_before_the_run_is_read(
     assert says in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_the_damaged_file_of_a_funnel_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_bytes(b"\xff")
+    assert run("export", tmp_path, "--out", tmp_path / "bundle") == 2
+    assert "run.json: damaged or cut short" in capsys.readouterr().err.replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("recipe", "field", "value", "says"),
     [

@@ -224,6 +224,18 @@ def test_run_of_another_store_is_refused(store: Store, tmp_path: Path) -> None:
         load_run(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_a_damaged_file_of_a_run_is_named(store: Store, tmp_path: Path, name: str) -> None:
+    split = load_split(store, "loo")
+    train_run(controls.popularity(), store, split, tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:20])
+    says = rf"{name}: damaged or cut short \(.*\)\. Remove the run's folder and train it again\."
+    with pytest.raises(RunError, match=says):
+        load_run(tmp_path, store.path)
+    with pytest.raises(RunError, match=says):
+        train_run(controls.popularity(), store, split, tmp_path)
+
+
 def test_pieces_of_another_length_than_the_model_reads_are_refused(store: Store, tmp_path: Path) -> None:
     run = controls.sasrec()
     run = replace(run, data=replace(run.data, max_len=60))

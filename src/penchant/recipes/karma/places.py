@@ -7,19 +7,18 @@ ranking       AUC of a ranker on impressions, without the similarities among its
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from penchant.data.store import write_json
+from penchant.data.store import read_json, write_json
 from penchant.errors import ConfigError, RunError
 from penchant.evaluation.funnel.report import FunnelReport, Interval, points
 from penchant.evaluation.pages import percent
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.recipes.judge import judge_run
-from penchant.recipes.runs import RUN, LoadedRun, flat, load_run
+from penchant.recipes.runs import AGAIN, RUN, LoadedRun, flat, load_run
 
 RECALL_SHARE = 0.05
 """Deviates: the paper's HR@5000 is of a catalogue whose size it does not tell. This is HR at so large a share of it."""
@@ -114,7 +113,7 @@ def _judged(funnel: Path) -> tuple[FunnelReport, str, str]:
     if not (funnel / "report.json").is_file():
         raise RunError("no judged funnel here", where=funnel, fix="Train one with `penchant funnel`.")
     report = FunnelReport.from_json((funnel / "report.json").read_text())
-    channel = json.loads((funnel / RUN).read_text())["config"]["fuse"]
+    channel = read_json(funnel / RUN, AGAIN, RunError)["config"]["fuse"]
     if report.fusion is None or channel is None:
         raise RunError("nothing is fused in this funnel", where=funnel, fix="Train one with `fuse`.")
     return report, channel, report.provenance.split_fingerprint
