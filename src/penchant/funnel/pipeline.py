@@ -59,7 +59,7 @@ class FunnelSettings:
 
     Attributes:
         channels: in the order that candidates, features and reports name them.
-        merge: by quota, or by reciprocal rank fusion.
+        merge: by reciprocal rank fusion, or by the channels' quotas.
         merged_size: M, candidates after the merge.
         preranked_size: M', candidates that reach the ranker.
         list_size: length of the list where a request names none.
@@ -71,7 +71,7 @@ class FunnelSettings:
     """
 
     channels: tuple[ChannelSettings, ...]
-    merge: Literal["quota", "rrf"] = "quota"
+    merge: Literal["quota", "rrf"] = "rrf"
     merged_size: int = 200
     preranked_size: int = 50
     list_size: int = 10

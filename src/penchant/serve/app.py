@@ -39,8 +39,8 @@ log = logging.getLogger("penchant.serve")
 
 CONSOLE = Path(__file__).parent / "console"
 CONSOLE_FILES = {"style.css": "text/css", "app.js": "text/javascript", "icon.svg": "image/svg+xml"}
-MAX_CONCURRENT = 256
-"""Requests in flight; one more is answered with 503 at once."""
+MAX_CONNECTIONS = 256
+"""Open connections, idle ones too; a request on one more is answered with 503 at once."""
 
 MAX_READING = 4
 """Interests that are read or wait for it; one more is answered with 503 at once."""
@@ -240,7 +240,7 @@ def serve(
             # uvicorn's own lines would carry whole paths, ours carry routes.
             access_log=False,
             log_level="warning",
-            limit_concurrency=MAX_CONCURRENT,
+            limit_concurrency=MAX_CONNECTIONS,
             server_header=False,
             timeout_graceful_shutdown=10,
         )
