@@ -164,6 +164,8 @@ def test_given_items_are_ranked_with_the_provenance_of_the_channels() -> None:
     [
         ({"fallback": "missing"}, "missing"),
         ({"list_size": 7}, "list_size 7"),
+        ({"max_history": 0}, "max_history 0. Set max_history and each k to 1 or more"),
+        ({"channels": (ChannelSettings(name="popularity", k=0),)}, "max_history 200, popularity: k 0, quota 0. Set"),
         ({"channels": (ChannelSettings(name="popularity", k=1),) * 2}, "two channels"),
         ({"channels": (ChannelSettings(name="popularity", k=5),)}, "quota"),
     ],

@@ -141,7 +141,9 @@ def evaluate_retrieval(
     """
     events = split.targets(window)
     if not len(events):
-        raise StoreError(f"split {split.name!r} has no targets in window {window!r}", where=store.path)
+        what = f"split {split.name!r} has no targets in window {window!r}"
+        fix = "Choose another --window or split: a target needs earlier actions of its user."
+        raise StoreError(what, where=store.path, fix=fix)
     events, notes = subsample(events, targets, seed)
     base = targets_of(store, split, events)
     order = np.argsort(base["history_lengths"], kind="stable")

@@ -273,7 +273,9 @@ def _candidates(
         return CandidateArrays.load(folder)
     events = subsample(split.targets(window), limit, run.seed)[0]
     if not len(events):
-        raise StoreError(f"nobody with a history has an event in window {window!r}", where=store.path)
+        what = f"nobody with a history has an event in window {window!r}"
+        fix = "Prepare a longer log, or give a split of your own whose windows are longer."
+        raise StoreError(what, where=store.path, fix=fix)
     title = f"candidates, {window} window"
     found = _collect(events, store, run, lambda _, requests: channels.run(requests).merged, title)
     found.save(folder)
