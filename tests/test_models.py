@@ -46,6 +46,12 @@ def test_a_file_cut_short_is_refused_with_the_folders_name(folder: Path, name: s
         load_model(folder)
 
 
+def test_letters_that_are_none_are_refused_with_the_folders_name(folder: Path) -> None:
+    (folder / "model.json").write_bytes(b"\xff" + (folder / "model.json").read_bytes())
+    with pytest.raises(RunError, match=str(folder)):
+        load_model(folder)
+
+
 def test_missing_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(RunError, match=str(folder)):

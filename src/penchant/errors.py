@@ -18,9 +18,9 @@ class PenchantError(Exception):
         fix: what to do about it.
     """
 
-    def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
+    def __init__(self, what: str, *, where: object = None, fix: str) -> None:
         place = f"{where}: " if where is not None else ""
-        said = f"{place}{what.rstrip('.')}.{' ' + fix if fix else ''}"
+        said = f"{place}{what.rstrip('.')}. {fix}"
         # One line, whatever a file holds: line ends and control letters are shown as they are escaped.
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in said))
 

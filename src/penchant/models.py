@@ -129,7 +129,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", cls: Any = None
         model = build_model(saved["kind"], saved["config"], Sizes(**_from_json(saved["sizes"])), cls)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (
-        json.JSONDecodeError,
+        ValueError,  # of JSON, and of letters that are not UTF-8
         SafetensorError,
         KeyError,
         TypeError,

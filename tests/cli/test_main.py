@@ -79,6 +79,28 @@ def test_mistakes_end_with_one_line_and_status_2(
 
 
 @pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("explain", "RUN", "--user", "u1", "--out", "nowhere/page.html"), "nowhere: no such folder. Make it first"),
+        (("export", "RUN", "--out", "RUN", "--calibrate", "isotonic"), "already exists. Choose another --out"),
+    ],
+)
+def test_where_the_output_goes_is_looked_at_before_the_run_is_read(
+    args: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("run.json", "result.json"):
+        (tmp_path / name).write_text("not read")
+    assert run(*(tmp_path if arg == "RUN" else arg for arg in args)) == 2
+    assert says in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_damaged_file_of_a_funnel_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_bytes(b"\xff")
+    assert run("export", tmp_path, "--out", tmp_path / "bundle") == 2
+    assert "run.json: damaged or cut short" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
     ("recipe", "field", "value", "says"),
     [
         ("sasrec", "--model.width", 63, "width 63 is not a multiple of heads 2. Set width to a multiple of heads."),

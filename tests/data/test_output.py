@@ -30,22 +30,39 @@ def test_a_lock_that_the_former_holder_removed_is_none(tmp_path: Path, monkeypat
 
 
 def test_what_the_killed_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    names = ["out.tmp-1/deep", "out.tmp-2", "out", "out2.tmp-1", "other.tmp-1"]
+    names = ["out.tmp-1/deep", "out.tmp-2", "out", "out2.tmp-1", "other.tmp-1", "out.tmp-old", "out.tmp-1.txt"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     with alone(tmp_path / "out", RunError):
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["other.tmp-1", "out", "out.lock", "out2.tmp-1"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*names[2:], "out.lock"])
 
 
 def test_a_folder_that_grows_is_cleaned_all_through(tmp_path: Path) -> None:
-    names = ["checkpoint-3.tmp-1/model", "a.json.tmp-1", "stage/b.json.tmp-1", "stage/b.json", "c.tmp-1/d.tmp-1"]
+    ours = ["checkpoint-3.tmp-1/model", "a.json.tmp-1", "stage/b.json.tmp-1", "c.tmp-1/d.tmp-1"]
+    names = [*ours, "stage/b.json", "notes.tmp-old.txt", "stage/c.tmp-1.txt"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     with alone(tmp_path, RunError, inside=True):
         files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
-        assert files == ["lock", "stage", "stage/b.json"]
+        assert files == ["lock", "notes.tmp-old.txt", "stage", "stage/b.json", "stage/c.tmp-1.txt"]
+
+
+def test_the_folder_one_stands_in_has_a_lock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for inside, lock in ((False, "here.lock"), (True, "here/lock")):
+        with alone(Path(), RunError, inside=inside):
+            assert (tmp_path / lock).is_file()
+
+
+def test_a_lock_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "poetry.lock").write_text("theirs")
+    says = r"poetry: needs .*poetry\.lock as its lock, which is another file"
+    with pytest.raises(RunError, match=says), alone(tmp_path / "poetry", RunError):
+        pass
+    assert (tmp_path / "poetry.lock").read_text() == "theirs"
 
 
 def test_every_byte_is_forced_to_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,13 @@ def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_the_folder_one_stands_in_is_no_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(StoreError, match=r"^\.: already exists\. Choose another --out"):
+        prepare(from_tables(log(["u"], ["a"], [DAY])), ".", console=QUIET)
+
+
 def test_two_cannot_prepare_the_same_folder_at_once(tmp_path: Path) -> None:
     with (tmp_path / "store.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

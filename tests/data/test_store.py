@@ -93,7 +93,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
         Store(store.path)
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"\xff" + content, lambda _: b""])
+@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"\xff" + content, lambda _: b"[]"])
 def test_a_damaged_manifest_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     give_vectors(store)

@@ -187,7 +187,7 @@ def test_a_second_encode_of_the_same_kind_is_refused(market: Store) -> None:
 
 
 def test_missing_and_broken_pictures_are_counted_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penchant.encoders.image.MAX_PIXELS", 50)
+    monkeypatch.setattr("penchant.data.sources.images.MAX_PIXELS", 50)
     large = io.BytesIO()
     Image.new("RGB", (10, 10)).save(large, "PNG")
     images = [png("red"), None, b"not a picture", png("blue"), large.getvalue(), png("red")[:50], b"", png("red")]

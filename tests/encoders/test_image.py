@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 from transformers import (
     AutoModel,
     CLIPConfig,
@@ -21,15 +18,9 @@ from transformers import (
     ViTModel,
 )
 
-from penchant.encoders.image import load_image_encoder, open_picture
+from penchant.encoders.image import load_image_encoder
 from penchant.errors import ModelUnavailableError
 from tests.tiny_models import SMALL, WORDS
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def made_up(count: int = 5) -> list[Image.Image]:
@@ -46,22 +37,6 @@ def pixels(picture: Image.Image) -> torch.Tensor:
 def with_processor(folder: Path) -> Path:
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
-
-
-def test_grey_of_sixteen_bits_is_no_white() -> None:
-    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    picture = open_picture(encoded(Image.fromarray(ramp)))
-    assert picture is not None
-    np.testing.assert_allclose(np.asarray(picture)[..., 0], ramp >> 8)
-
-
-def test_no_other_program_is_asked_to_read_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: asked.append(given))
-    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
-    assert Image.open(io.BytesIO(page)).format == "EPS"
-    assert open_picture(page) is None
-    assert not asked
 
 
 def test_a_vector_is_the_pooled_output(image_folder: Path) -> None:
@@ -121,42 +96,3 @@ def test_what_is_no_image_encoder_is_answered_with_the_packaged_model(text_folde
         assert repr(name) in message
         assert "'efficientnet-lite0'" in message
         assert "`make models`" in message
-
-
-def test_transparency_is_white_and_pictures_stand_upright() -> None:
-    clear = open_picture(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
-    assert clear is not None
-    assert clear.mode == "RGB"
-    assert clear.getpixel((1, 1)) == (255, 255, 255)
-    lying = Image.new("RGB", (30, 10), "blue")
-    exif = lying.getexif()
-    exif[0x0112] = 6  # a quarter turn
-    upright = open_picture(encoded(lying, "JPEG", exif=exif))
-    assert upright is not None
-    assert upright.size == (10, 30)
-    for mode in ("1", "L", "P", "CMYK", "I;16", "LA"):
-        kind = "TIFF" if mode in ("CMYK", "I;16") else "PNG"
-        picture = open_picture(encoded(Image.new(mode, (5, 6)), kind))
-        assert picture is not None
-        assert (picture.mode, picture.size) == ("RGB", (5, 6))
-
-
-def test_a_picture_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(Image.new("RGB", (101, 100)))
-    monkeypatch.setattr("penchant.encoders.image.MAX_PIXELS", 100 * 100)
-    assert open_picture(data) is None
-    assert open_picture(encoded(Image.new("RGB", (100, 100)))) is not None
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("the picture was unpacked"))
-    assert open_picture(data) is None
-
-
-@given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP"]))
-@settings(deadline=None, max_examples=60)
-def test_no_bytes_raise(data: st.DataObject, kind: str) -> None:
-    whole = bytearray(encoded(made_up(1)[0], kind))
-    for _ in range(data.draw(st.integers(0, 6))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    damaged = bytes(whole[: data.draw(st.integers(0, len(whole)))])
-    picture = open_picture(damaged)
-    assert picture is None or picture.mode == "RGB"
-    assert open_picture(data.draw(st.binary(max_size=40))) is None

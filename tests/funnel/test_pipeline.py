@@ -66,6 +66,7 @@ def settings_of(**changed: object) -> FunnelSettings:
             ChannelSettings(name="neighbours", k=6, quota=6),
             ChannelSettings(name="popularity", k=4, quota=4),
         ),
+        "merge": "quota",
         "merged_size": 10,
         "preranked_size": 6,
         "list_size": 3,
@@ -163,6 +164,8 @@ def test_given_items_are_ranked_with_the_provenance_of_the_channels() -> None:
     [
         ({"fallback": "missing"}, "missing"),
         ({"list_size": 7}, "list_size 7"),
+        ({"max_history": 0}, "max_history 0. Set max_history and each k to 1 or more"),
+        ({"channels": (ChannelSettings(name="popularity", k=0),)}, "max_history 200, popularity: k 0, quota 0. Set"),
         ({"channels": (ChannelSettings(name="popularity", k=1),) * 2}, "two channels"),
         ({"channels": (ChannelSettings(name="popularity", k=5),)}, "quota"),
     ],
@@ -170,6 +173,10 @@ def test_given_items_are_ranked_with_the_provenance_of_the_channels() -> None:
 def test_impossible_settings_are_refused_by_name(changed: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings_of(**changed)
+
+
+def test_channels_need_no_quota_where_no_merge_is_named() -> None:
+    assert FunnelSettings(channels=(ChannelSettings(name="popularity", k=5),)).merge == "rrf"
 
 
 def test_a_channel_without_a_retriever_is_refused() -> None:

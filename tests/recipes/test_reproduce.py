@@ -176,7 +176,7 @@ def test_rates_go_on_while_the_best_is_at_an_end(
         asked.append(of.train.optim.lr / rate)
         best = next(value for factor, value in scores.items() if factor == pytest.approx(asked[-1]))
         if best is None:
-            raise DivergedError("the loss is not finite")
+            raise DivergedError("the loss is not finite", fix="Lower it.")
         assert of.train.epochs == 20.0
         return FitResult(1, 1, best, {}, 0.0, 0.0)
 

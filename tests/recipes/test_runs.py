@@ -203,6 +203,22 @@ def test_folder_of_another_run_is_refused(store: Store, tmp_path: Path) -> None:
         train_run(controls.popularity(), store, load_split(store, "temporal-last"), tmp_path)
 
 
+@pytest.mark.parametrize("theirs", ["notes.tmp-1.txt", "b/model.json.tmp-1"])
+def test_a_folder_that_is_no_run_is_refused_and_left_as_it_was(store: Store, tmp_path: Path, theirs: str) -> None:
+    (tmp_path / theirs).parent.mkdir(exist_ok=True)
+    (tmp_path / theirs).write_text("theirs")
+    with pytest.raises(RunError, match=r"is no run, it holds (notes\.tmp-1\.txt|b)\. Choose another --out"):
+        train_run(controls.popularity(), store, load_split(store, "loo"), tmp_path)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()] == [theirs]
+
+
+def test_a_run_that_was_killed_as_it_began_goes_on(store: Store, tmp_path: Path) -> None:
+    for left in ("lock", "run.json.tmp-1"):
+        (tmp_path / left).touch()
+    train_run(controls.popularity(), store, load_split(store, "loo"), tmp_path)
+    assert not (tmp_path / "run.json.tmp-1").exists()
+
+
 def test_run_of_another_store_is_refused(store: Store, tmp_path: Path) -> None:
     train_run(controls.popularity(), store, load_split(store, "loo"), tmp_path / "run")
     other = make_store(tmp_path / "other", seed=9)
@@ -210,6 +226,18 @@ def test_run_of_another_store_is_refused(store: Store, tmp_path: Path) -> None:
         load_run(tmp_path / "run", other.path)
     with pytest.raises(RunError, match="no finished run"):
         load_run(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_a_damaged_file_of_a_run_is_named(store: Store, tmp_path: Path, name: str) -> None:
+    split = load_split(store, "loo")
+    train_run(controls.popularity(), store, split, tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:20])
+    says = rf"{name}: damaged or cut short \(.*\)\. Remove the run's folder and train it again\."
+    with pytest.raises(RunError, match=says):
+        load_run(tmp_path, store.path)
+    with pytest.raises(RunError, match=says):
+        train_run(controls.popularity(), store, split, tmp_path)
 
 
 def test_pieces_of_another_length_than_the_model_reads_are_refused(store: Store, tmp_path: Path) -> None:

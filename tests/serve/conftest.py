@@ -41,6 +41,7 @@ SETTINGS = FunnelSettings(
         ChannelSettings(name="sasrec", k=30, quota=15),
         ChannelSettings(name="popularity", k=20, quota=10),
     ),
+    merge="quota",
     merged_size=40,
     preranked_size=20,
     list_size=10,

@@ -314,6 +314,23 @@ def test_events_that_cannot_be_written_now_may_be_sent_again(
     other.close()
 
 
+def test_events_that_a_full_disk_does_not_take_are_refused_and_the_log_says_why(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(bundle, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    full = service.log._db
+    full.execute(f"PRAGMA max_page_count={full.execute('PRAGMA page_count').fetchone()[0]}")
+    events = [{"user_id": f"secret{n}" * 20, "item_id": "i5"} for n in range(200)]
+    with TestClient(create_app(service, workers=1)) as client:
+        answer = client.post("/v1/events", json={"events": events})
+        assert answer.status_code == 503
+        (error,) = answer.json()["errors"]
+        assert (error["field"], error["fix"][:15]) == ("events", "Send them again")
+        assert "log: cannot be written (database or disk is full)" in caplog.text
+        assert "secret" not in caplog.text + answer.text
+        assert len(service.log) == 0
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/v1/events", 405)])
 def test_unknown_paths_and_methods_are_answered_in_the_same_form(
     client: TestClient, method: str, path: str, status: int

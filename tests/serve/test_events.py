@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from penchant.errors import DataError
-from penchant.serve.events import Event, EventLog
+from penchant.serve.events import Event, EventLog, LogUnwritableError
 from tests.serve.conftest import NOW_MS
 
 
@@ -74,6 +74,26 @@ def test_a_batch_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
         log.append([event(), broken])
     assert len(log) == 0
     assert log.append([event()]) == 1
+
+
+def test_what_a_full_disk_does_not_take_is_no_event_and_may_come_again(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log")
+    (pages,) = log._db.execute("PRAGMA page_count").fetchone()
+    log._db.execute(f"PRAGMA max_page_count={pages}")
+    many = [event(item=f"{'long' * 50}{n}", ts_ms=n) for n in range(1000)]
+    says = r"log: cannot be written \(database or disk is full\)\. Free space there\."
+    with pytest.raises(LogUnwritableError, match=says):
+        log.append(many)
+    assert len(log) == 0
+    log._db.execute("PRAGMA max_page_count=100000")
+    assert log.append(many) == 1000
+
+
+def test_a_log_that_may_no_longer_be_written_is_named(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log")
+    log._db.execute("PRAGMA query_only=1")
+    with pytest.raises(LogUnwritableError, match=r"log: cannot be written \(.*readonly database\)\. Look after"):
+        log.append([event()])
 
 
 def test_threads_write_side_by_side(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from penchant.data.writer import write_store
 from penchant.errors import BundleError, RunError
 from penchant.funnel.pipeline import load_funnel
 from penchant.serve.bundle import Bundle
-from penchant.serve.export import THUMBNAIL, _thumbnail, export
+from penchant.serve.export import export
 from tests.factories import make_store
 from tests.serve.conftest import NOW_MS, SETTINGS, make_run
 
@@ -51,23 +51,6 @@ def test_thumbnails_are_small_pictures_of_their_own_items(bundle: Bundle, store:
             was = np.array(Image.open(io.BytesIO(encoded)).convert("RGB"))[12, 12].astype(int)
             now = np.array(Image.open(io.BytesIO(small)))[12, 12].astype(int)
             assert np.abs(was - now).max() < 12
-
-
-@pytest.mark.parametrize(("mode", "size"), [("RGB", (600, 300)), ("RGBA", (40, 900)), ("P", (97, 10)), ("L", (1, 1))])
-def test_a_thumbnail_is_a_jpeg_within_its_bounds(mode: str, size: tuple[int, int]) -> None:
-    buffer = io.BytesIO()
-    Image.new(mode, size).save(buffer, format="PNG")
-    small = _thumbnail(buffer.getvalue())
-    assert small is not None
-    picture = Image.open(io.BytesIO(small))
-    assert picture.format == "JPEG"
-    assert picture.width <= THUMBNAIL[0]
-    assert picture.height <= THUMBNAIL[1]
-
-
-@pytest.mark.parametrize("broken", [b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(20), b"\xff\xd8\xff"])
-def test_a_broken_picture_gives_none(broken: bytes) -> None:
-    assert _thumbnail(broken) is None
 
 
 def test_the_manifest_names_where_it_all_came_from(bundle: Bundle, store: Store) -> None:

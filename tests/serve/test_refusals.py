@@ -122,6 +122,19 @@ def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: byte
     assert error["fix"]
 
 
+@pytest.mark.parametrize("said", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_that_any_web_page_could_send_here_is_refused_and_logs_nothing(
+    bundle: Bundle, tmp_path: Path, said: str | None
+) -> None:
+    service = Service(bundle, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS)
+    with TestClient(create_app(service, workers=1)) as client:
+        body = b'{"events": [{"user_id": "u1", "item_id": "i1"}]}'
+        answer = client.post("/v1/events", content=body, headers={"Content-Type": said} if said else {})
+        assert answer.status_code == 422
+        assert "Content-Type: application/json" in answer.json()["errors"][0]["fix"]
+        assert len(service.log) == 0
+
+
 def test_seconds_are_not_taken_for_milliseconds(client: TestClient) -> None:
     seconds = NOW_MS // 1000
     error = problem(client, "events", events=[{"user_id": "stranger", "item_id": "i1", "ts_ms": seconds}])

@@ -337,3 +337,6 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(RunError, match="checkpoint-3"):
         train(tmp_path)
+    (tmp_path / "checkpoint.json").write_bytes(b"\xff")
+    with pytest.raises(RunError, match=r"checkpoint\.json: damaged or cut short .* Remove the run folder"):
+        train(tmp_path)

@@ -122,7 +122,8 @@ def make_catalogue(config: BazaarConfig) -> Catalogue:
         ConfigError: more leaf categories than the language has names for.
     """
     if config.num_leaves > len(LEAVES):
-        raise ConfigError(f"{config.num_leaves} leaf categories, there are names for {len(LEAVES)}", where="--leaves")
+        what = f"{config.num_leaves} leaf categories, there are names for {len(LEAVES)}"
+        raise ConfigError(what, where="--leaves", fix="Give no more than that.")
     rng = np.random.default_rng([config.seed, 0])
     order = np.lexsort((np.arange(config.num_leaves), KIND_OF[: config.num_leaves], MIDDLE_OF[: config.num_leaves]))
     sizes = _sizes(rng, config)

@@ -52,6 +52,7 @@ class Knobs:
     """A place k of a list is looked at with probability 1 / k^position."""
 
 
+FIX = "Give a number in that range."
 SHARES = ("returning", "cross_category", "cold", "search", "home", "exploration")
 """Knobs between 0 and 1."""
 
@@ -76,11 +77,12 @@ class BazaarConfig:
         for name, least, most in (("users", 1, 10**7), ("items", 8, 10**7), ("days", 1, 3650), ("list_size", 1, 20)):
             value = getattr(self, name)
             if not least <= value <= most:
-                raise ConfigError(f"{value} is not between {least} and {most}", where=f"--{name.replace('_', '-')}")
+                what, where = f"{value} is not between {least} and {most}", f"--{name.replace('_', '-')}"
+                raise ConfigError(what, where=where, fix=FIX)
         if self.seed < 0:
-            raise ConfigError(f"{self.seed} is below 0", where="--seed")
+            raise ConfigError(f"{self.seed} is below 0", where="--seed", fix="Give 0 or more.")
         if not 0 < self.actions <= 10**9:
-            raise ConfigError(f"{self.actions} is not between 1 and a billion", where="--actions")
+            raise ConfigError(f"{self.actions} is not between 1 and a billion", where="--actions", fix=FIX)
         if not 1 <= self.num_leaves <= self.items:
             what = f"{self.num_leaves} leaf categories for {self.items} items"
             raise ConfigError(what, where="--leaves", fix="Every leaf needs an item.")
@@ -88,7 +90,7 @@ class BazaarConfig:
             value = getattr(self.knobs, knob.name)
             if not 0 <= value <= (1 if knob.name in SHARES else 100):
                 most = "1: it is a share" if knob.name in SHARES else "100"
-                raise ConfigError(f"{value} is not between 0 and {most}", where=f"--knobs.{knob.name}")
+                raise ConfigError(f"{value} is not between 0 and {most}", where=f"--knobs.{knob.name}", fix=FIX)
         if self.knobs.search + self.knobs.home > 1:
             raise ConfigError("--knobs.search and --knobs.home are over 1 together", fix="They are shares of requests.")
 

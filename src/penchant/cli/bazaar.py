@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from tyro.conf import Positional
 
 from penchant.cli.arguments import check_folder, open_split, parse, pick
 from penchant.data.split import Split
-from penchant.data.store import Store, write_json
+from penchant.data.store import Store, read_json, write_json
 from penchant.errors import RunError
 
 TASKS = {"oracle": "the best HR, NDCG and AUC that anyone could reach on a Store of the generated market"}
@@ -118,7 +117,7 @@ def _judged(run: Path, store: Store, split: Split, window: str) -> dict[str, flo
     fix = f"Judge it first: penchant evaluate {run} --window {window}"
     if not path.is_file():
         raise RunError("no such evaluation", where=path, fix=fix)
-    told = json.loads(path.read_text())
+    told = read_json(path, fix, RunError)
     if (told["data_fingerprint"], told["split_fingerprint"]) != (store.fingerprint, split.fingerprint):
         raise RunError(f"is of another Store or split than {store.path}, {split.name}", where=path, fix=fix)
     if "HR@10" not in told["metrics"]:

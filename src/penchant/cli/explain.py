@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from tyro.conf import Positional
 
-from penchant.cli.arguments import parse
+from penchant.cli.arguments import check_folder, parse
 from penchant.errors import ConfigError
 from penchant.recipes.karma.explain import Explainer
 from penchant.recipes.karma.explained import write_explained
@@ -58,6 +58,7 @@ def explain(args: Sequence[str]) -> None:
     if min(chosen.drawn, chosen.check) < 0 or chosen.k < 1:
         what = f"--drawn {chosen.drawn}, --check {chosen.check}, --k {chosen.k}"
         raise ConfigError(what, fix="Give no negative number, and k of 1 or more.")
+    check_folder(chosen.out)
     console = Console(highlight=False)
     reads = Explainer(chosen.run, load_run(chosen.run, chosen.store, chosen.device))
     users = list(dict.fromkeys([*chosen.user, *reads.drawn(chosen.drawn, chosen.seed)]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ from tyro.conf import Positional, UseAppendAction
 
 from penchant.cli.arguments import parse
 from penchant.data.split import load_split
-from penchant.data.store import Store
+from penchant.data.store import Store, read_json
 from penchant.errors import RunError
 from penchant.funnel.calibration import Kind
 from penchant.funnel.pipeline import load_funnel
 from penchant.recipes.funnel.calibrate import calibrate_funnel
-from penchant.recipes.runs import RUN
+from penchant.recipes.runs import AGAIN, RUN
 from penchant.serve import app
+from penchant.serve.export import check_new
 from penchant.serve.export import export as export_bundle
 
 
@@ -50,7 +50,8 @@ def export(args: Sequence[str]) -> None:
     described = chosen.run / RUN
     if not described.is_file():
         raise RunError("no funnel here", where=chosen.run, fix="Make one with `penchant funnel STORE --out RUN`.")
-    told = json.loads(described.read_text())
+    check_new(chosen.out)  # before minutes of calibration
+    told = read_json(described, AGAIN, RunError)
     store = Store(chosen.store or told["store"]["path"])
     console = Console(stderr=True, highlight=False)
     calibration = None

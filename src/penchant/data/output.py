@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from penchant.errors import PenchantError
+
+_TEMPORARY = re.compile(r"(?P<name>.+)\.tmp-\d+")
+
+
+def made_for(path: Path) -> str:
+    """The name of what a file or folder `<name>.tmp-<process>` was to become; "" where it is none of ours."""
+    ours = _TEMPORARY.fullmatch(path.name)
+    return ours["name"] if ours else ""
 
 
 def into_place(temporary: Path, path: Path) -> None:
@@ -44,11 +52,14 @@ def alone(out: Path, error: type[PenchantError], *, inside: bool = False) -> Ite
             (a Store, vectors, a bundle).
 
     Raises:
-        PenchantError: an `error`: another process holds `out`.
+        PenchantError: an `error`: another process holds `out`, or the lock's name is that of somebody else's file.
     """
-    folder, lock = (out, out / "lock") if inside else (out.parent, out.with_name(f"{out.name}.lock"))
+    at = out if out.name not in ("", "..") else out.resolve()  # "." has no name that a lock could stand beside
+    folder, lock = (at, at / "lock") if inside else (at.parent, at.parent / f"{at.name}.lock")
     folder.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with lock.open("a") as file:
+        if file.tell():  # ours are empty
+            raise error(f"needs {lock} as its lock, which is another file", where=out, fix="Choose another folder.")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The former holder may have removed the file between our opening and our locking it.
@@ -58,7 +69,10 @@ def alone(out: Path, error: type[PenchantError], *, inside: bool = False) -> Ite
             fix = "Wait for it to end, or choose another folder."
             raise error("another process is at work on it", where=out, fix=fix) from None
         try:
-            for stale in list(folder.rglob("*.tmp-*") if inside else folder.glob(f"{glob.escape(out.name)}.tmp-*")):
+            for stale in list(folder.rglob("*.tmp-*") if inside else folder.glob("*.tmp-*")):
+                name = made_for(stale)
+                if not name or not (inside or name == at.name):
+                    continue
                 if stale.is_dir():
                     shutil.rmtree(stale, ignore_errors=True)
                 else:

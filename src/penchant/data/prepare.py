@@ -166,7 +166,9 @@ def _fatal(refused: list[Refused]) -> DataError:
     first = refused[0]
     rows = sum(r.count for r in refused)
     what = f"{first.reason} ({rows:,} rows refused in all, and --strict is set)"
-    return DataError(what, where=first.samples[0] if first.samples else None, fix=first.fix)
+    return DataError(
+        what, where=first.samples[0] if first.samples else None, fix=first.fix or "Mend them, or leave out --strict."
+    )
 
 
 @contextmanager

@@ -133,7 +133,8 @@ class Split:
 
     def _window(self, window: str) -> int:
         if window not in self.windows:
-            raise StoreError(f"split {self.name!r} has no window {window!r}, it has {', '.join(self.windows)}")
+            what = f"split {self.name!r} has no window {window!r}, it has {', '.join(self.windows)}"
+            raise StoreError(what, fix="Choose one of these, or a split that has it.")
         return self.windows.index(window)
 
 
@@ -230,7 +231,9 @@ def add_split(store: Store, name: str, windows: tuple[str, ...], ends: np.ndarra
         or (steps < 0).any()
         or (ends[:, -1] > store.user_indptr[1:]).any()
     ):
-        raise StoreError("a window ends before it starts, or outside its user's events", where=f"split {name!r}")
+        what = "a window ends before it starts, or outside its user's events"
+        fix = "Give each window's end in each user's events, none before the window's before it."
+        raise StoreError(what, where=f"split {name!r}", fix=fix)
     digest = hashlib.sha256(ends.tobytes()).hexdigest()
     definition = {"windows": list(windows), "target": target, "cuts_ms": None, "ends_sha256": digest}
     with suppress(StoreError, ValueError, KeyError):  # there is none yet, or a damaged one: it is written anew

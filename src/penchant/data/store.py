@@ -41,7 +41,7 @@ import pyarrow.parquet as pq
 
 from penchant.data import schema
 from penchant.data.output import into_place
-from penchant.errors import StoreError
+from penchant.errors import PenchantError, StoreError
 
 MANIFEST = "manifest.json"
 
@@ -78,16 +78,19 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path, fix: str) -> dict[str, Any]:
-    """What `write_json` wrote.
+def read_json(path: Path, fix: str, error: type[PenchantError] = StoreError) -> dict[str, Any]:
+    """The object that `write_json` wrote.
 
     Raises:
-        StoreError: the file is damaged.
+        PenchantError: an `error`: the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also of letters that are not UTF-8
-        raise StoreError(f"damaged or cut short ({error})", where=path, fix=fix) from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"holds a {type(value).__name__}, no object")
+    except ValueError as damage:  # also of letters that are not UTF-8
+        raise error(f"damaged or cut short ({damage})", where=path, fix=fix) from damage
+    return value
 
 
 @dataclass(frozen=True)

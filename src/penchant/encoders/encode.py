@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from penchant.data.output import alone, into_place
+from penchant.data.sources.images import open_picture
 from penchant.data.store import MANIFEST, Store, cache_root, write_json
 from penchant.encoders.cache import KEY_BYTES, VectorCache, content_key
-from penchant.encoders.image import load_image_encoder, open_picture
+from penchant.encoders.image import load_image_encoder
 from penchant.encoders.text import item_text, load_text_encoder
 from penchant.errors import ConfigError, StoreError
 

@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
-from penchant.data.sources.images import MAX_PIXELS
 from penchant.encoders.packaged import EFFICIENTNET_LITE0, INSTALL
 from penchant.encoders.pretrained import find_folder, load_part, load_weights, model_fingerprint, unavailable
 from penchant.errors import ModelUnavailableError
 from penchant.models import pick_device
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Read; Pillow would hand some others, such as EPS, to another program."""
-
-
-def open_picture(data: bytes) -> Image.Image | None:
-    """The picture as upright RGB, transparency on white, the first frame of a moving one; None where it cannot be read.
-
-    Refused as unreadable too: more than MAX_PIXELS.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > MAX_PIXELS:
-            return None
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
-            picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        if picture.has_transparency_data:
-            layer = picture.convert("RGBA")
-            picture = Image.new("RGB", layer.size, "white")
-            picture.paste(layer, mask=layer.getchannel("A"))
-        return picture.convert("RGB")
-    except Exception:
-        # A decoder that is given broken bytes can raise nearly anything, and no picture may stop a catalogue.
-        return None
 
 
 class ImageEncoder:

@@ -251,7 +251,9 @@ def _read_parquet(path: Path) -> _Rows:
     except pa.ArrowInvalid as error:
         raise DataError(f"{order} is not a number ({error})", where=path, fix="Make the column a number.") from error
     if not np.isfinite(values).all():
-        raise DataError(f"{order} is not a number", where=f"{path}, row {int(np.argmin(np.isfinite(values)))}")
+        row = int(np.argmin(np.isfinite(values)))
+        fix = "Give it a finite one, or leave the row out."
+        raise DataError(f"{order} is not a number", where=f"{path}, row {row}", fix=fix)
     ids = [table[name].cast(pa.string()).to_pylist() for name in ("user_id", "item_id")]
     return _filled(_Rows(ids[0], ids[1], -values if order == "rank" else values, 0, "row"), path)
 

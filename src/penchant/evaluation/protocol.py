@@ -146,7 +146,8 @@ def evaluate_retrieval(
         events = events[split.item_counts(store)[store.event_item[events]] == 0]
     if not len(events):
         what = f"split {split.name!r} has no {'cold ' if cold else ''}targets in window {window!r}"
-        raise StoreError(what, where=store.path)
+        fix = "Choose another --window or split: a target needs earlier actions of its user."
+        raise StoreError(what, where=store.path, fix=fix)
     events, notes = subsample(events, targets, seed)
     if cold:
         notes = (*notes, "Only targets whose item nobody clicked in the train window were judged.")

@@ -59,7 +59,7 @@ class FunnelSettings:
 
     Attributes:
         channels: in the order that candidates, features and reports name them.
-        merge: by quota, or by reciprocal rank fusion.
+        merge: by reciprocal rank fusion, or by the channels' quotas.
         merged_size: M, candidates after the merge.
         preranked_size: M', candidates that reach the ranker.
         list_size: length of the list where a request names none.
@@ -71,7 +71,7 @@ class FunnelSettings:
     """
 
     channels: tuple[ChannelSettings, ...]
-    merge: Literal["quota", "rrf"] = "quota"
+    merge: Literal["quota", "rrf"] = "rrf"
     merged_size: int = 200
     preranked_size: int = 50
     list_size: int = 10
@@ -88,14 +88,16 @@ class FunnelSettings:
                 fix="Add it: without a channel that needs no history a new user would get nothing.",
             )
         if len(set(names)) < len(names):
-            raise ConfigError(f"two channels of one name in {names}")
+            raise ConfigError(f"two channels of one name in {names}", fix="Give each a name of its own.")
         if not 1 <= self.list_size <= self.preranked_size <= self.merged_size:
             raise ConfigError(
                 f"list_size {self.list_size}, preranked_size {self.preranked_size}, merged_size {self.merged_size}",
                 fix="Each stage keeps at most what the one before it gave: 1 <= list <= pre-ranked <= merged.",
             )
         if self.max_history < 1 or any(c.k < 1 or c.quota < 0 for c in self.channels):
-            raise ConfigError("max_history and each channel's k must be at least 1, and no quota negative")
+            wrong = [f"{c.name}: k {c.k}, quota {c.quota}" for c in self.channels if c.k < 1 or c.quota < 0]
+            what = f"max_history {self.max_history}{''.join(f', {said}' for said in wrong)}"
+            raise ConfigError(what, fix="Set max_history and each k to 1 or more, each quota to 0 or more.")
         if self.merge == "quota" and not any(c.quota for c in self.channels):
             raise ConfigError('merge "quota" needs a quota above 0 on some channel', fix='Set one, or merge "rrf".')
 
@@ -148,9 +150,8 @@ class Funnel:
         by_name = {r.name: r for r in retrievers}
         wanted = [c.name for c in settings.channels]
         if set(by_name) != set(wanted) or len(by_name) != len(retrievers):
-            raise ConfigError(
-                f"the settings name channels {wanted}, there are retrievers {[r.name for r in retrievers]}"
-            )
+            what = f"the settings name channels {wanted}, there are retrievers {[r.name for r in retrievers]}"
+            raise ConfigError(what, fix="Give one retriever for each channel.")
         self.retrievers = tuple(by_name[name] for name in wanted)
         self.prerank = prerank
         self.rank = rank

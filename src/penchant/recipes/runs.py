@@ -44,10 +44,10 @@ from penchant.baselines.retrieval.stosa import STOSAConfig
 from penchant.baselines.retrieval.two_tower import TwoTower, TwoTowerConfig
 from penchant.baselines.retrieval.youtube_dnn import YouTubeDNNConfig
 from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengths
-from penchant.data.output import alone
+from penchant.data.output import alone, made_for
 from penchant.data.prefix_batch import PrefixBatches, PrefixDataConfig
 from penchant.data.split import Split, load_split
-from penchant.data.store import Store, write_json
+from penchant.data.store import Store, read_json, write_json
 from penchant.errors import ConfigError, RunError, at_least
 from penchant.evaluation.diagnostics.vectors import item_spread, with_items
 from penchant.evaluation.protocol import evaluate_retrieval
@@ -86,6 +86,8 @@ SequenceConfig = (
 UNSERVED = {GeneratedRun.__name__: GeneratedKarma}
 """Runs of a paper's experiments whose model no funnel can hold: its parts are train-only."""
 RUN = "run.json"
+AGAIN = "Remove the run's folder and train it again."
+"""What to do about a damaged file of a run."""
 SIMILARITY = "similarity"
 """In a ranking run's folder: the retrieval model whose similarities its features hold."""
 VALID_TARGETS = 4000
@@ -180,14 +182,15 @@ def train_run(run: Run, store: Store, split: Split, out: Path) -> FitResult:
     """Carry out a run into the folder `out`; one that was cut goes on, a finished one is only loaded again.
 
     Raises:
-        RunError: `out` holds another run, or another process is at work on it.
+        RunError: `out` holds another run, or no run but something else, or another process is at work on it.
     """
+    check_out(out)
     with alone(out, RunError, inside=True):
         describe_run(run, store, split, out)
         finished = out / "result.json"
         if finished.is_file():
             _drop_checkpoints(out)  # a kill may have come before the last process had
-            return FitResult(**json.loads(finished.read_text()))
+            return FitResult(**read_json(finished, AGAIN, RunError))
         match run:
             case CountRun():
                 result = _train_counts(run, store, split, out)
@@ -222,6 +225,23 @@ def _drop_checkpoints(out: Path) -> None:
         drop_checkpoints(folder)
 
 
+def check_out(out: Path, *laid: str) -> None:
+    """Before anything there is locked or removed: the folder is a run's, or empty but for what a kill leaves.
+
+    Args:
+        laid: names of what may be laid there before the run begins.
+
+    Raises:
+        RunError: it is somebody else's.
+    """
+    if not out.is_dir() or (out / RUN).is_file():
+        return
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in ("lock", *laid) and not made_for(p))
+    if foreign:
+        what = f"is no run, it holds {', '.join(foreign[:3])}"
+        raise RunError(what, where=out, fix="Choose another --out: a new folder, or an empty one.")
+
+
 def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:
     """Write what this run is, or check that the folder's run is the same one."""
     stated = {
@@ -232,7 +252,7 @@ def describe_run(run: Any, store: Store, split: Split, out: Path) -> None:
     }
     path = out / RUN
     if path.is_file():
-        there, here = (flat(_identity(d)) for d in (json.loads(path.read_text()), stated))
+        there, here = (flat(_identity(d)) for d in (read_json(path, AGAIN, RunError), stated))
         differs = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if differs:
             what = "; ".join(f"{key} was {there.get(key)!r}, now {here.get(key)!r}" for key in differs[:3])
@@ -426,7 +446,7 @@ def load_run(folder: Path, store: Path | None = None, device: str = "auto") -> L
         RunError: no finished run there, or `store` is another one.
     """
     check_run(folder)
-    described = json.loads((folder / RUN).read_text())
+    described = read_json(folder / RUN, AGAIN, RunError)
     opened = Store(store or described["store"]["path"])
     split = load_split(opened, described["split"]["name"])
     if (opened.fingerprint, split.fingerprint) != (
@@ -434,7 +454,7 @@ def load_run(folder: Path, store: Path | None = None, device: str = "auto") -> L
         described["split"]["fingerprint"],
     ):
         raise RunError("was trained on another Store or split", where=folder, fix="Name the right one with --store.")
-    result = FitResult(**json.loads((folder / "result.json").read_text()))
+    result = FitResult(**read_json(folder / "result.json", AGAIN, RunError))
     if described["config"].get("refit"):
         split = split.with_valid_in_train()  # nothing it learned from may judge it
     model = load_model(folder, pick_device(device), UNSERVED.get(described["run"]))

@@ -31,7 +31,7 @@ from penchant.errors import ConfigError
 from penchant.serve import schemas
 from penchant.serve.bundle import Bundle
 from penchant.serve.edge import Edge
-from penchant.serve.events import EventLog, LogBusyError
+from penchant.serve.events import EventLog, LogBusyError, LogUnwritableError
 from penchant.serve.histories import UnknownItemError
 from penchant.serve.service import FieldError, InterestTeller, Service, set_deadline
 
@@ -39,8 +39,8 @@ log = logging.getLogger("penchant.serve")
 
 CONSOLE = Path(__file__).parent / "console"
 CONSOLE_FILES = {"style.css": "text/css", "app.js": "text/javascript", "icon.svg": "image/svg+xml"}
-MAX_CONCURRENT = 256
-"""Requests in flight; one more is answered with 503 at once."""
+MAX_CONNECTIONS = 256
+"""Open connections, idle ones too; a request on one more is answered with 503 at once."""
 
 MAX_READING = 4
 """Interests that are read or wait for it; one more is answered with 503 at once."""
@@ -100,6 +100,7 @@ def create_app(service: Service, workers: int | None = None, hosts: Set[str] | N
     app.add_exception_handler(FieldError, _refused_field)
     app.add_exception_handler(UnknownItemError, _unknown_item)
     app.add_exception_handler(LogBusyError, _log_busy)
+    app.add_exception_handler(LogUnwritableError, _log_unwritable)
     app.add_exception_handler(HTTPException, _http_error)
 
     @app.post("/v1/recommend", response_model=schemas.RecommendOutput, responses=REFUSED)
@@ -239,7 +240,7 @@ def serve(
             # uvicorn's own lines would carry whole paths, ours carry routes.
             access_log=False,
             log_level="warning",
-            limit_concurrency=MAX_CONCURRENT,
+            limit_concurrency=MAX_CONNECTIONS,
             server_header=False,
             timeout_graceful_shutdown=10,
         )
@@ -332,6 +333,12 @@ async def _unknown_item(_: Request, error: Exception) -> Response:
 async def _log_busy(_: Request, error: Exception) -> Response:
     assert isinstance(error, LogBusyError)
     return _problem("events", None, "another process is writing to the log", "Send them again in a second.", 503)
+
+
+async def _log_unwritable(_: Request, error: Exception) -> Response:
+    log.error("%s", error)  # the file and what SQLite says, nobody's events
+    fix = "Send them again when the server's disk is mended: its log says what is wrong."
+    return _problem("events", None, "the event log cannot be written, and none of them was kept", fix, 503)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

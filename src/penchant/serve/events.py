@@ -36,6 +36,10 @@ class LogBusyError(PenchantError):
     """Another process writes to the log and does not end; nothing was kept, and the same may be asked again."""
 
 
+class LogUnwritableError(PenchantError):
+    """The disk is full, or fails; nothing was kept."""
+
+
 @dataclass(frozen=True)
 class Event:
     """One action of a user.
@@ -89,27 +93,37 @@ class EventLog:
 
         Raises:
             LogBusyError: another process has been writing for `BUSY_SECONDS`.
+            LogUnwritableError: the disk takes no more.
         """
-        new = 0
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-                raise LogBusyError("is being written by another process", where=self.path, fix="Try again.") from error
-            try:
-                for event in events:
-                    new += self._db.execute(
-                        "INSERT INTO event SELECT ?1, ?2, coalesce(max(seq), 0) + 1, ?3, ?4, ?5 FROM event"
-                        " WHERE user = ?1 AND ts_ms = ?2"
-                        " ON CONFLICT (user, event_id) WHERE event_id IS NOT NULL DO NOTHING",
-                        (event.user_id, event.ts_ms, event.item_id, event.action, event.event_id),
-                    ).rowcount
-                self._db.execute("COMMIT")
-            except BaseException:
+                return self._write(events)
+            except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+                raise  # no fault of the disk's
+            except sqlite3.DatabaseError as error:
+                code = error.sqlite_errorcode & 0xFF
+                if code == sqlite3.SQLITE_BUSY:
+                    what = "is being written by another process"
+                    raise LogBusyError(what, where=self.path, fix="Try again.") from error
+                fix = "Free space there." if code == sqlite3.SQLITE_FULL else "Look after the disk, and the file."
+                raise LogUnwritableError(f"cannot be written ({error})", where=self.path, fix=fix) from error
+
+    def _write(self, events: Sequence[Event]) -> int:
+        new = 0
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for event in events:
+                new += self._db.execute(
+                    "INSERT INTO event SELECT ?1, ?2, coalesce(max(seq), 0) + 1, ?3, ?4, ?5 FROM event"
+                    " WHERE user = ?1 AND ts_ms = ?2"
+                    " ON CONFLICT (user, event_id) WHERE event_id IS NOT NULL DO NOTHING",
+                    (event.user_id, event.ts_ms, event.item_id, event.action, event.event_id),
+                ).rowcount
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # some errors SQLite has taken back itself
                 self._db.execute("ROLLBACK")
-                raise
+            raise
         return new
 
     def last(self, user_id: str, limit: int) -> list[tuple[str, int]]:

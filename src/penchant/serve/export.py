@@ -6,11 +6,9 @@ cannot slip into a bundle. What tells vectors in words comes along where it is a
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from penchant.data.output import alone, into_place
+from penchant.data.sources.images import small_jpeg
 from penchant.data.split import load_split
 from penchant.data.store import Store, fingerprint, sha256, write_json
 from penchant.errors import BundleError, RunError
@@ -63,8 +61,7 @@ def export(
     load_settings(run)  # refused before anything is written
     trained_on = _trained_on(run, store)
     with alone(out, BundleError):
-        if out.exists():
-            raise BundleError("already exists", where=out, fix="Choose another --out, or remove it first.")
+        check_new(out)
         temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
         try:
             temporary.mkdir()
@@ -75,6 +72,15 @@ def export(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(out)
+
+
+def check_new(out: Path) -> None:
+    """
+    Raises:
+        BundleError: `out` exists.
+    """
+    if out.exists():
+        raise BundleError("already exists", where=out, fix="Choose another --out, or remove it first.")
 
 
 def _write(
@@ -168,7 +174,7 @@ def _write_thumbnails(store: Store, out: Path) -> tuple[int, int]:
     sizes, unreadable = [0, 0], 0
     pictures: list[bytes] = []
     for encoded in _pictures(store):
-        small = _thumbnail(encoded) if encoded else b""
+        small = small_jpeg(encoded, THUMBNAIL) if encoded else b""
         unreadable += small is None
         pictures.append(small or b"")
         sizes.append(len(pictures[-1]))
@@ -184,18 +190,3 @@ def _pictures(store: Store) -> Iterator[bytes | None]:
     with pq.ParquetFile(store.path / "items.parquet") as file:
         for batch in file.iter_batches(batch_size=256, columns=["image"]):
             yield from pa.Table.from_batches([batch])["image"].to_pylist()
-
-
-def _thumbnail(encoded: bytes) -> bytes | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(encoded))
-            picture.draft("RGB", (2 * THUMBNAIL[0], 2 * THUMBNAIL[1]))
-            picture = picture.convert("RGB")
-        picture.thumbnail(THUMBNAIL)
-        small = io.BytesIO()
-        picture.save(small, format="JPEG", quality=80)
-        return small.getvalue()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return None

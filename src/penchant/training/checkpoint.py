@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from penchant.data.output import into_place
-from penchant.data.store import write_json
+from penchant.data.store import read_json, write_json
 from penchant.errors import RunError
 from penchant.training.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -91,16 +91,15 @@ def load_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Op
     pointer = run / POINTER
     if not pointer.is_file():
         return Progress()
-    folder = run / json.loads(pointer.read_text())["newest"]
+    fix = "Remove the run folder to start anew."
+    folder = run / read_json(pointer, fix, RunError)["newest"]
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
         load_optimizer_tensors(optimizers, load_file(folder / "optimizer.safetensors"))
         random = load_file(folder / "random.safetensors")
         progress = Progress(**json.loads((folder / "progress.json").read_text()))
     except Exception as error:
-        raise RunError(
-            f"cannot go on from this checkpoint ({error})", where=folder, fix="Remove the run folder to start anew."
-        ) from error
+        raise RunError(f"cannot go on from this checkpoint ({error})", where=folder, fix=fix) from error
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])

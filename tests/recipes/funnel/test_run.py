@@ -130,6 +130,15 @@ def test_funnel_that_another_process_trains_is_left_alone(market: Store, tmp_pat
         assert [p.name for p in tmp_path.iterdir()] == ["lock"]
 
 
+def test_a_folder_that_is_no_funnel_is_refused_and_left_as_it_was(market: Store, tmp_path: Path) -> None:
+    (tmp_path / "channels").mkdir()  # may be laid there before
+    recipe.check_out(tmp_path, "channels")
+    (tmp_path / "notes").touch()
+    with pytest.raises(RunError, match=r"is no run, it holds notes\. Choose another --out"):
+        recipe.run_funnel(small(), market, load_split(market, "funnel"), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["channels", "notes"]
+
+
 def test_finished_funnel_is_not_trained_again(market: Store, trained: tuple[recipe.TrainedFunnel, Path]) -> None:
     out = trained[1]
     files = {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}

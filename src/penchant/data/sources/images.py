@@ -1,15 +1,17 @@
-"""Pictures of the items: bytes as they came, kept only if they can be decoded."""
+"""Pictures of the items: bytes as they came, kept only if they can be decoded; and decoding them, for all who do."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageOps
 
 from penchant.data.sources.raw import SAMPLES, Refused
 
@@ -90,16 +92,65 @@ def undecodable(content: bytes) -> str:
     if not content:
         return "image is empty"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bound is wider than ours, and a mended picture is no matter
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    return f"image has over {MAX_PIXELS // 1_000_000} million pixels"
-                image.draft("RGB", (32, 32))
-                image.load()
+        with _quiet(), _unread(content) as image:
+            image.draft("RGB", (32, 32))
+            image.load()
     except Image.DecompressionBombError:
         return f"image has over {MAX_PIXELS // 1_000_000} million pixels"
     except Exception:
         # A decoder that is given broken bytes can raise nearly anything, and no picture may stop a catalogue.
         return "image cannot be decoded"
     return ""
+
+
+def open_picture(data: bytes, draft: int = 0) -> Image.Image | None:
+    """The picture as upright RGB, transparency on white, the first frame of a moving one; None where it cannot be read.
+
+    Refused as unreadable too: more than MAX_PIXELS.
+
+    Args:
+        draft: a JPEG that is to be shrunk anyway is unpacked quicker and smaller, to no less than this width and
+            height; 0 = whole.
+    """
+    try:
+        with _quiet():
+            picture = _unread(data)
+            if draft:
+                picture.draft("RGB", (draft, draft))
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
+                picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+            if picture.has_transparency_data:
+                layer = picture.convert("RGBA")
+                picture = Image.new("RGB", layer.size, "white")
+                picture.paste(layer, mask=layer.getchannel("A"))
+            return picture.convert("RGB")
+    except Exception:
+        return None  # as in `undecodable`
+
+
+def small_jpeg(encoded: bytes, size: tuple[int, int], quality: int = 80) -> bytes | None:
+    """The picture (`open_picture`) within this width and height, as JPEG; None where it cannot be read."""
+    picture = open_picture(encoded, draft=2 * max(size))
+    if picture is None:
+        return None
+    picture.thumbnail(size)
+    small = io.BytesIO()
+    picture.save(small, format="JPEG", quality=quality)
+    return small.getvalue()
+
+
+def _unread(content: bytes) -> Image.Image:
+    """The picture before its pixels are unpacked, refused if there are too many."""
+    picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    if picture.width * picture.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return picture
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow's own bound is wider than ours, and a mended picture is no matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -19,7 +19,6 @@ A row whose slices have `curves` ({"over": what, "panels": {panel: {line: points
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from penchant.data.store import write_text
+from penchant.data.store import read_json, write_text
 from penchant.errors import RunError
 from penchant.evaluation.figures import Bar, draw_against, draw_curves, draw_lines, draw_reliability, draw_rows
 from penchant.evaluation.report.compare import ResultRow, difference, group_of, rows_of
@@ -130,10 +129,7 @@ def read_table_info(folder: str | Path) -> TableInfo:
     if not path.is_file():
         return TableInfo(name)
     fix = "See the top of penchant/evaluation/report/page.py for its fields."
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise RunError(f"not JSON ({error})", where=path, fix=fix) from error
+    values = read_json(path, fix, RunError)
     for key, value in values.items():
         if not _fits(key, value):
             raise RunError(f"field {key!r} cannot be {value!r}", where=path, fix=fix)

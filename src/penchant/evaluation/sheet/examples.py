@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from penchant.data.sources.images import small_jpeg
 from penchant.data.store import Store
-from penchant.encoders.image import open_picture
 from penchant.evaluation.slices import popularity_slices
 
 NUM_USERS, NUM_EVENTS, NUM_ITEMS = 6, 12, 4
@@ -119,10 +118,5 @@ def _cut(text: str, length: int) -> str:
 
 
 def _picture(encoded: bytes | None) -> str:
-    picture = open_picture(encoded) if encoded else None
-    if picture is None:
-        return ""
-    picture.thumbnail(PICTURE)
-    small = io.BytesIO()
-    picture.save(small, format="JPEG", quality=75)
-    return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
+    small = small_jpeg(encoded, PICTURE, quality=75) if encoded else None
+    return f"data:image/jpeg;base64,{base64.b64encode(small).decode()}" if small else ""

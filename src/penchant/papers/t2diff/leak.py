@@ -7,7 +7,6 @@ asks `user_vectors`, which is given no target.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from penchant.data.split import Split
-from penchant.data.store import Store, write_json
+from penchant.data.store import Store, read_json, write_json
+from penchant.errors import RunError
 from penchant.evaluation.figures import draw_lines
 from penchant.evaluation.metrics import RANK_METRICS
 from penchant.evaluation.protocol import subsample
@@ -158,7 +158,7 @@ def read_report(folder: Path) -> list[Leak]:
 
 
 def _moments(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_text())["moments"]
+    return read_json(file, "Train the run again.", RunError)["moments"]
 
 
 def draw_report(moments: Sequence[Leak]) -> bytes:

@@ -48,6 +48,7 @@ from penchant.recipes.funnel.plan import FunnelRun, seeded, settled
 from penchant.recipes.karma.run import KarmaRun, check_karma
 from penchant.recipes.ranking import Auxiliary, build_ranker, ranker_objective
 from penchant.recipes.runs import (
+    check_out,
     describe_run,
     flat,
     train_run,
@@ -67,9 +68,10 @@ def run_funnel(
     """Train a funnel into `out` and judge it there (`train_funnel`, `judge_funnel`).
 
     Raises:
-        RunError: `out` holds another run, or another process is at work on it.
+        RunError: `out` holds another run, or no run but something else, or another process is at work on it.
     """
     run = settled(run, store, split, console)
+    check_out(out, "channels")
     with alone(out, RunError, inside=True):
         funnel = train_funnel(run, store, split, out, console)
         report = judge_funnel(funnel, store, split, out, config=flat(asdict(run)), seed=run.seed, limit=limit)
@@ -271,7 +273,9 @@ def _candidates(
         return CandidateArrays.load(folder)
     events = subsample(split.targets(window), limit, run.seed)[0]
     if not len(events):
-        raise StoreError(f"nobody with a history has an event in window {window!r}", where=store.path)
+        what = f"nobody with a history has an event in window {window!r}"
+        fix = "Prepare a longer log, or give a split of your own whose windows are longer."
+        raise StoreError(what, where=store.path, fix=fix)
     title = f"candidates, {window} window"
     found = _collect(events, store, run, lambda _, requests: channels.run(requests).merged, title)
     found.save(folder)

@@ -14,10 +14,10 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from penchant.data.sources.images import open_picture
 from penchant.data.store import Store, cache_root, fingerprint
 from penchant.encoders.backbone import Backbone, load_backbone
 from penchant.encoders.cache import VectorCache, content_key
-from penchant.encoders.image import open_picture
 from penchant.encoders.packaged import SMOLLM2
 from penchant.encoders.pretrained import find_folder, load_part, load_weights, model_fingerprint
 from penchant.encoders.text import item_text

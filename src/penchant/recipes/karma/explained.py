@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penchant.data.sources.images import small_jpeg
 from penchant.data.store import Store, write_text
-from penchant.encoders.image import open_picture
 from penchant.evaluation.pages import page_template
 from penchant.recipes.karma.explain import Explanation, Readability
 
@@ -53,11 +52,8 @@ def _pictures(store: Store, items: set[int]) -> dict[int, str]:
             column = pa.Table.from_batches([batch])["image"]
             for item in items & set(range(first, first + len(column))):
                 encoded = column[item - first].as_py()
-                picture = open_picture(encoded) if encoded else None
-                if picture is not None:
-                    picture.thumbnail(SIZE)
-                    small = io.BytesIO()
-                    picture.save(small, format="JPEG", quality=80)
-                    out[item] = f"data:image/jpeg;base64,{base64.b64encode(small.getvalue()).decode()}"
+                small = small_jpeg(encoded, SIZE) if encoded else None
+                if small:
+                    out[item] = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
             first += len(column)
     return out

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
+from penchant.data.store import read_json
+from penchant.errors import RunError
 from penchant.evaluation.figures import draw_lines
 from penchant.papers.t2diff.diffusion import noise_levels
 from penchant.papers.t2diff.leak import MEASURES, PICTURE, Leak, draw_report
 from penchant.papers.t2diff.model import T2DiffConfig
-from penchant.recipes.runs import RUN
+from penchant.recipes.runs import AGAIN, RUN
 
 SCHEDULES = ("exp", "linear", "log")
 REVERSE = "reverse steps done"
@@ -40,7 +41,7 @@ def draw_figures(run: Path, moments: Sequence[Leak]) -> dict[str, bytes]:
     Args:
         moments: of the run's report, the earliest first; at least one.
     """
-    config = T2DiffConfig(**json.loads((run / RUN).read_text())["config"]["model"])
+    config = T2DiffConfig(**read_json(run / RUN, AGAIN, RunError)["config"]["model"])
     return {
         PICTURE: draw_report(moments),
         "figure4.svg": draw_lines("The reverse process", REVERSE, reverse_panels(moments[-1])),
