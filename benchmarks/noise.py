@@ -52,12 +52,12 @@ def main() -> None:
                 continue
             wall, cpu = time.perf_counter(), time.process_time()
             metrics = judged(loaded, way, arguments.seeds, arguments.targets)
-            spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            write(arguments.results, TABLE, row, *place, metrics, config, window="test", seed=seed, **spent)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            write(arguments.results, TABLE, row, *place, metrics, config, window="test", seed=seed, wall=wall, cpu=cpu)
             print(row, metrics, flush=True)
 
 
-def judged(loaded: LoadedRun, way: str, seeds: int, targets: int) -> dict[str, float | None]:
+def judged(loaded: LoadedRun, way: str, seeds: int, targets: int) -> dict[str, float]:
     """Each metric's mean and deviation over the seeds of the noise; the targets are the same for all."""
     found: dict[str, list[float]] = {metric: [] for metric in METRICS}
     model = loaded.model

@@ -76,8 +76,10 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
     found = {result.row: result for result in find_results(results)}
     assert set(found) == {"fused", "plain", "sasrec-alone", "sasrec-alone-later"}
     later, alone = found.pop("sasrec-alone-later"), found.pop("sasrec-alone")
-    users = [read_per_user(results, result)["user"] for result in (alone, later)]
-    assert users[0] == users[1], "the same clicks are judged"
+    judged = [read_per_user(results, result) for result in (alone, later)]
+    assert judged[0] is not None
+    assert judged[1] is not None
+    assert judged[0]["user"] == judged[1]["user"], "the same clicks are judged"
     rates = {channel["run"]["train"]["optim"]["lr"] for channel in alone.config["channels"]}
     assert alone.trials >= len(RATES)
     assert any(note.startswith(f"sasrec: {TRIED}") and f"{rate:g}: " in note for note in alone.notes for rate in rates)
