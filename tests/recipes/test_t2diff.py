@@ -195,7 +195,7 @@ def test_every_row_of_the_tables_is_a_complete_run_of_its_own() -> None:
         assert len(set(keys)) == len(keys)
         assert table.targets == {"table2-beauty": None, "past-chosen": tables.TESTED}.get(table.name, tables.TARGETS)
         assert table.window == ("valid" if table.name == "past" else "test")
-    assert {name for name, table in made.items() if table.seeds == 3} == {"table2", "past-chosen"}
+    assert {name for name, table in made.items() if table.seeds == 3} == {"table2", "table2-beauty", "past-chosen"}
     tested = made["past-chosen"]
     assert tested.first_seed >= made["past"].first_seed + made["past"].seeds  # seeds that chose nothing
     assert {row.rates for row in tested.rows if isinstance(row, Row)} == {tables.RATES}
