@@ -26,7 +26,7 @@ from penchant.recipes.karma import stages
 from penchant.recipes.karma.build import read_texts
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
-from penchant.recipes.karma.tables import regimes, regimes_cold
+from penchant.recipes.karma.tables import regimes, regimes_cold, regimes_cold_tested, regimes_tested
 from penchant.recipes.runs import load_run, train_run
 from penchant.training.loop import TrainConfig
 from tests.checkerboard import requests_of
@@ -315,3 +315,11 @@ def test_the_two_sides_of_a_regime_differ_in_what_is_decoded_alone() -> None:
         assert both.run.objective.generate == both.run.objective.reconstruct > 0
         untold = replace(both.run.objective, generate=0.0, reconstruct=0.0)
         assert (action.data, action.run) == (both.data, replace(both.run, objective=untold))
+
+
+def test_what_the_regimes_chose_is_tested_by_seeds_that_chose_nothing() -> None:
+    for chosen, tested in ((regimes(), regimes_tested()), (regimes_cold(), regimes_cold_tested())):
+        assert tested.first_seed >= chosen.first_seed + chosen.seeds
+        assert (chosen.window, tested.window) == ("valid", "test")
+        assert set(tested.rows) <= set(chosen.rows)
+        assert tested.cold == chosen.cold
