@@ -3,11 +3,12 @@
 A row a run; the frozen text vectors; and what reads, as it began and with random weights, given the same input as the
 first run that has it: the frozen model, action alone and KARMA of the paper's Figure 2. Table 1's runs have a decoder
 alone and read their items from frozen vectors; those of karma-table1-encoder have an item encoder too, which Figure 2
-is of.
+is of. As it began: the backbone continued on the catalogue's texts. A row that has a result is not trained again for
+its folder: name an empty folder of results.
 
-    penchant reproduce karma-table1
+    penchant reproduce karma-table1 --rows action task-1-2 --seeds 1 --results again
     python -m benchmarks.collapse runs/karma/table1/action... runs/karma/table1/task-1-2... --store stores/ml-1m-liked
-    penchant reproduce karma-table1-encoder
+    penchant reproduce karma-table1-encoder --results again
     python -m benchmarks.collapse runs/karma/table1-encoder/* --store stores/ml-1m-liked --prefix encoder-
 """
 
@@ -68,11 +69,14 @@ def main() -> None:
     configs = [load_run(folder, arguments.store, device="cpu").described["config"] for folder in arguments.runs]
     store = load_run(arguments.runs[0], arguments.store, device="cpu").store
     rows = rows_of(report.columns, arguments.prefix)
-    of_runs = dict(zip(rows, configs, strict=False))  # the runs come first, in their order
+    # The runs come first, in their order.
+    of_runs = dict(zip(rows, configs, strict=False))
+    notes = {row: column.notes for row, column in zip(rows, report.columns, strict=False)}
     seed = next((config["train"]["seed"] for config in configs if "train" in config), 0)  # what is counted has none
     for row, metrics in rows.items():
         config = of_runs.get(row, {})
-        write(arguments.results, TABLE, row, store, report.split, metrics, config, window=report.window, seed=seed)
+        where = (arguments.results, TABLE, row, store, report.split)
+        write(*where, metrics, config, window=report.window, seed=seed, notes=notes.get(row, ()))
         print(row, metrics, flush=True)
 
 

@@ -1,7 +1,8 @@
 """What T2Diff's target gave away while runs trained, from the reports they wrote at each validation.
 
 One set of weights, given guesses of several makes: what "from the target" reaches no system can serve. A row a run, its
-last moment's numbers, and a figure of all of them. Beside that the paper's Figures 4 and 5 for each run.
+last moment's numbers, and a figure of all of them. Beside that the paper's Figures 4 (and the same by step) and 5
+for each run.
 
     penchant reproduce t2diff-long
     python -m benchmarks.leak runs/t2diff/long/t2diff-algorithm-1... runs/t2diff/long/t2diff... --store stores/ml-1m-all
@@ -19,7 +20,7 @@ from penchant.errors import RunError
 from penchant.papers.t2diff.leak import GUESSES, MEASURES, Leak, read_report
 from penchant.papers.t2diff.model import T2DiffConfig
 from penchant.recipes.runs import load_run
-from penchant.recipes.t2diff.figures import REVERSE, reverse_panels, schedule_panels
+from penchant.recipes.t2diff.figures import COSINE, REVERSE, histogram_panels, reverse_panels, schedule_panels
 
 TABLE, FIGURES = "leak", "leak-figures"
 
@@ -44,6 +45,7 @@ def main() -> None:
         cosines = {"Cosine of the first guess": reverse[0], "Cosine of the last": reverse[-1]}
         for figure, told, panels in (
             (row, cosines, {"over": REVERSE, "panels": reverse_panels(moments[-1])}),
+            (f"{row}-histogram", cosines, {"over": COSINE, "panels": histogram_panels(moments[-1])}),
             ("schedules", {}, {"over": "r", "panels": schedule_panels(T2DiffConfig(**config["model"]))}),
         ):
             slices = {"curves": panels}

@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of karma_decoded")
     parser.add_argument("--stores", type=Path, default=Path("stores"))
     parser.add_argument("--targets", type=int, default=2000)
+    parser.add_argument("--prefix", default="", help="what the rows' names begin with: a second run of one Store")
     parser.add_argument("--examples", type=int, default=0, help="show so many users of the last run, drawn at random")
     arguments = parsed(parser)
     if arguments.examples:
@@ -40,13 +41,13 @@ def main() -> None:
     for folder in arguments.runs:
         loaded = run_in(folder, arguments.stores)
         name = loaded.store.name
-        if is_there(arguments.results, TABLE, "karma", loaded.store, loaded.split.name):
+        if is_there(arguments.results, TABLE, f"{arguments.prefix}karma", loaded.store, loaded.split.name):
             print(f"{name}: finished before")
             continue
         checked = Explainer(folder, loaded).readability("test", arguments.targets)
         print(name, *checked.lines(), sep="\n", flush=True)
-        for row, metrics in metrics_of(checked).items():
-            where = (arguments.results, TABLE, row, loaded.store, loaded.split.name)
+        for row, metrics in reversed(metrics_of(checked).items()):  # karma last: it says that all are there
+            where = (arguments.results, TABLE, arguments.prefix + row, loaded.store, loaded.split.name)
             write(*where, metrics, loaded.described["config"], window="test", steps=len(checked.users))
 
 

@@ -37,6 +37,7 @@ def write(
     cpu: float = 0.0,
     seed: int = 0,
     slices: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write it, with where it comes from.
 
@@ -63,6 +64,7 @@ def write(
         trials=1,
         metrics=dict(metrics),
         slices=dict(slices or {}),
+        notes=tuple(notes),
         synthetic=bool(store.manifest.get("synthetic", False)),
     )
     write_result(results, result)

@@ -80,6 +80,22 @@ def test_a_row_that_another_table_has_is_taken_from_there(tmp_path: Path, monkey
     assert chosen_by.metrics != first.metrics, "judged on another window, so not taken from there"
 
 
+def test_a_result_of_the_same_data_by_another_name_is_written_under_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Stores with and without pictures, which no fingerprint tells apart."""
+    other = replace(TABLE, name="other", rows=tuple(replace(row, data="again") for row in ROWS), seeds=1)
+    monkeypatch.setattr(reproduce, "tables", lambda: {"small": TABLE, "other": other})
+    for name in ("made-up", "again"):
+        make_store(tmp_path / "stores" / name)
+    places = tmp_path / "stores", tmp_path / "runs", tmp_path / "results"
+    first = run_row(Missing(TABLE, ROWS[0], 0), *places)
+    again = run_row(Missing(other, other.rows[0], 0), *places)
+    assert (again.data, again.metrics) == ("again", first.metrics)
+    assert not (tmp_path / "runs" / "controls" / "other").exists(), "it was run once more"
+    assert [m.row.name for m in missing([other], tmp_path / "results", (), (), None)] == ["markov"]
+
+
 def test_seeds_that_chose_are_not_tested_with(tmp_path: Path) -> None:
     row = Row(name="two-tower", run=controls.two_tower(), data="made-up", split="loo", minutes=1.0)
     tested = ResultTable(paper="controls", name="small", rows=(row, *ROWS), seeds=2, first_seed=1)

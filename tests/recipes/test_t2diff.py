@@ -125,7 +125,7 @@ def test_the_report_is_told_and_drawn(folder: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert "from the target" in said
     assert all(measure in said for measure in MEASURES)
-    for name in ("leak.svg", "figure4.svg", "figure5.svg"):
+    for name in ("leak.svg", "reverse.svg", "figure4.svg", "figure5.svg"):
         assert (folder / name).read_text().lstrip().startswith("<?xml")
     assert main(["report", "leak", str(tmp_path)]) == 2
     assert "has no leak.json" in capsys.readouterr().err
@@ -175,6 +175,7 @@ def test_the_control_of_equal_time_is_the_same_model_for_longer() -> None:
     for result in find_results(Path(__file__).parents[2] / "results", "t2diff", "table2"):
         if result.row in spent:
             spent[result.row].append(result.cpu_seconds)
+    assert all(spent.values())
     assert sum(spent["mixed-compute"]) == pytest.approx(sum(spent["t2diff"]), rel=0.1)
 
 

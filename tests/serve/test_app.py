@@ -183,12 +183,14 @@ def test_interests_are_told_where_a_reader_was_loaded(bundle: Bundle, tmp_path: 
     assert "penchant serve --read" in refused.json()["errors"][0]["fix"]
     service = Service(bundle, EventLog(tmp_path / "log"), now_ms=lambda: NOW_MS, reader=Parrot())
     with TestClient(create_app(service, workers=1)) as reading:
-        assert reading.get("/healthz").json()["reads"] is True
+        assert reading.get("/healthz").json()["reads"] is reading.get("/healthz").json()["reads_queries"] is True
         told = post(reading, "interest", history=bundle.item_ids[1:4], k=2)
         assert told["words"] == "3 actions and nothing"
         assert [item["id"] for item in told["nearest"]] == bundle.item_ids[1:3]
         assert post(reading, "interest", user_id="u1", query="red")["words"].endswith("and red")
         assert post(reading, "interest", user_id="nobody")["reason"] == "there is no history to read"
+        alone = post(reading, "interest", user_id="nobody", query="red")
+        assert (alone["words"], alone["reason"]) == ("0 actions and red", None)
         problem(reading, "interest", user_id="u1", k=21)
         problem(reading, "interest", user_id="u1", words=True)
 

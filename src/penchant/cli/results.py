@@ -145,7 +145,8 @@ class ReportLeak:
     """Say what T2Diff's target gave away while a run trained: its weights, served with guesses of several makes.
 
     The run wrote leak.json at each validation. `from the target` has seen it: no system can serve it, and no table
-    of results shows it. Draws leak.svg, figure4.svg (how near the reverse process comes), figure5.svg (the schedules).
+    of results shows it. Draws leak.svg; reverse.svg and figure4.svg (how near the reverse process comes, by step and by
+    target); figure5.svg (the schedules).
 
     $ penchant report leak runs/t2diff-ml-1m-temporal-successive
     """

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 STYLE: Any = {"svg.hashsalt": "penchant", "font.size": 9}
 TITLE = 100
 """Letters that fit above a figure; longer titles take another line."""
+WIDE = 100
+"""Times the smallest value: from there on the axis is logarithmic, as the small ones could not be told apart."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,9 @@ def draw_rows(title: str, metric: str, bars: Sequence[Bar], control: str | None)
             axis.grid(axis="x", color="0.9")
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
+        values = [value for bar in bars for value in bar.values]
+        if min(values, default=0.0) > 0 and max(values) > WIDE * min(values):
+            axes[0].set_xscale("log")
         return _svg(figure)
 
 

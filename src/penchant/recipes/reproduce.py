@@ -137,7 +137,8 @@ def run_row(item: Missing, stores: Path, runs: Path, results: Path) -> Result:
     if found := _elsewhere(item, run, store, split, results):
         # What was tried for it is this table's own.
         notes = (*(note for note in found.notes if not note.startswith(TRIED)), *chosen.notes)
-        result = replace(found, paper=table.paper, table=table.name, row=row.name, trials=chosen.trials, notes=notes)
+        here = replace(found, paper=table.paper, table=table.name, row=row.name, data=row.data)
+        result = replace(here, trials=chosen.trials, notes=notes)
         write_result(results, result, read_per_user(results, found))
         return result
     out = folder.with_name(f"{folder.name}.s{item.seed}")

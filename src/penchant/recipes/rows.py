@@ -105,7 +105,7 @@ def with_rate(run: Trained, lr: float) -> Trained:
 
 
 def choose_rate(base: Run, rates: Sequence[float], store: Store, split: Split, folder: Path) -> Chosen:
-    """The run at the learning rate that is best on validation after a quarter of its epochs, by seed 0.
+    """The run at the learning rate that is best on validation after a quarter of its epochs, by its own seed.
 
     Where the best of the rates is the smallest or the largest, the next one, by the same factor, is tried too, as
     long as it is better: twice at most.

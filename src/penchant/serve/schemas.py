@@ -225,6 +225,7 @@ class HealthOutput(BaseModel):
     synthetic: bool
     data: str
     reads: bool = Field(description="Whether /v1/interest answers.")
+    reads_queries: bool = Field(description="Whether it takes a query.")
     pictures: bool = Field(description="Whether any item has a picture.")
 
 

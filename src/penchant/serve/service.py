@@ -216,7 +216,7 @@ class Service:
     def interest(
         self, user_id: str | None, history: Sequence[str] | None, query: str | None, k: int | None
     ) -> dict[str, Any]:
-        """What a vector says: words told from it alone, and the nearest items. Empty without a history.
+        """What a vector says: words told from it alone, and the nearest items. Empty without a history and a query.
 
         Raises:
             FieldError: both a user and a history; a query for a model that reads none.
@@ -227,11 +227,12 @@ class Service:
         if query is not None and not self._reader.reads_queries:
             raise FieldError("query", query, "the model reads no queries", "Leave it out.")
         requests = self._requests(user_id, history, query)
-        words, nearest = self._reader.tell(requests, self._bounded(k)) if int(requests.lengths[0]) else ("", [])
+        asked = query is not None or int(requests.lengths[0]) > 0
+        words, nearest = self._reader.tell(requests, self._bounded(k)) if asked else ("", [])
         return {
             "words": words,
             "nearest": [self._card(item) for item in nearest],
-            "reason": None if int(requests.lengths[0]) else "there is no history to read",
+            "reason": None if asked else "there is no history to read",
             "timing_ms": {"total": _ms(start)},
         }
 
@@ -268,6 +269,7 @@ class Service:
             "max_k": self.settings.preranked_size,
             "synthetic": self.bundle.is_synthetic,
             "reads": self.reads,
+            "reads_queries": self._reader is not None and self._reader.reads_queries,
             "pictures": self.bundle.has_pictures,
             "data": self.bundle.manifest["store"]["name"],
         }

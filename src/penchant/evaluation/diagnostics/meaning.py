@@ -56,8 +56,8 @@ def js_at(
 
     Deviates: the paper does not say which mean; this is over the items of the list, empty places counted 0.
 
-    Returns: with the target where the list holds it, and over the others alone: with it the measure holds a hit, worth
-        1 / K, beside any meaning.
+    Returns: with the target where the list holds it, and over the others alone, empty places left out: with it the
+        measure holds a hit, worth 1 / K, beside any meaning.
     """
     count = (terms > 0).sum(1)
     overlap = np.zeros(lists.shape)

@@ -141,7 +141,8 @@ def _attention(reader: str, columns: Sequence[Diagnosis]) -> dict[str, Any] | No
             for name, number in OF_ATTENTION.items()
         ],
         "grids": [
-            (OF_ATTENTION[name].label, [_grid(column, name) for column in drawn]) for name in ("entropy", "barcode")
+            (OF_ATTENTION[name].label, [_grid(column, name) for column in drawn])
+            for name in ("entropy", "barcode_beyond")
         ],
         "maps": [
             (f"Layer {layer}, head {head}", [_map(column, (layer, head)) for column in drawn]) for layer, head in places

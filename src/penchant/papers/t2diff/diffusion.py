@@ -148,7 +148,8 @@ class Diffusion(nn.Module):
 class UNet(nn.Module):
     """A 1-D U-Net over positions (sections 3.2 and 4.2.1): 2 D in, D out.
 
-    Deviates: the paper gives no sizes. The last layer reads the input too, as few channels could not hold D numbers.
+    Deviates: the paper gives no sizes, and tells of max-pooling and transposed convolution: here positions are halved
+    and doubled by learned maps of pairs. The last layer reads the input too, as few channels could not hold D numbers.
     Norms are per position and padding is zero after every layer, so that it changes nothing; positions are padded on
     the left to a multiple of 2^depth.
     """

@@ -8,7 +8,7 @@ asks `user_vectors`, which is given no target.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ FROM_TARGET = "from the target"
 """Algorithm 1's guess, made of the noised target: what the tower learns with by Algorithm 1, and not by our default."""
 GUESSES = (FROM_TARGET, "chain", "one step", "zero", "last item", "random item")
 MEASURES = ("Recall@20", "MRR@20", "cosine")
+BINS = 50
+"""Of the histogram of cosines."""
 ROWS = 256
 SEED = 0
 """Of the targets that are judged, and of the noise and the random items they are judged with."""
@@ -46,14 +48,16 @@ class Leak:
         epochs: passes over the data before it.
         guesses: for each of GUESSES its MEASURES; cosine of x^_{n+1} and x_{n+1}, 0 where x^ is zero.
         drift: mean squared error of z^_0 over all positions, and over the last, which alone is unknown.
-        reverse: mean and standard deviation of the cosine of z^_0 and z_0 at the last position, for t = T .. 1
-            (Figure 4).
+        reverse: mean and standard deviation of the cosine of z^_0 and z_0 at the last position, for t = T .. 1.
+        histogram: how many targets have which of these cosines, by bins of equal width from -1 to 1, after the first
+            of the T steps, half of them, and all (Figure 4). Not in reports of older versions.
     """
 
     epochs: float
     guesses: dict[str, dict[str, float]]
     drift: dict[str, float]
     reverse: list[tuple[float, float]]
+    histogram: dict[str, list[int]] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -99,6 +103,10 @@ def measure_leak(model: T2Diff, store: Store, split: Split, epochs: float, targe
         guesses=measured,
         drift={name: float(torch.cat(errors).mean()) for name, errors in drift.items()},
         reverse=list(zip(by_step.mean(1).tolist(), spread.tolist(), strict=True)),
+        histogram={
+            f"after step {step}": torch.histc(by_step[step - 1].cpu(), BINS, min=-1, max=1).int().tolist()
+            for step in (1, len(by_step) // 2, len(by_step))
+        },
     )
 
 

@@ -17,7 +17,7 @@ from penchant.papers.t2diff.model import T2DiffConfig
 from penchant.recipes.runs import AGAIN, RUN
 
 SCHEDULES = ("exp", "linear", "log")
-REVERSE = "reverse steps done"
+REVERSE, COSINE = "reverse steps done", "cosine of z^_0 and z_0"
 
 
 def leak_table(leak: Leak) -> Table:
@@ -36,25 +36,37 @@ def leak_table(leak: Leak) -> Table:
 
 
 def draw_figures(run: Path, moments: Sequence[Leak]) -> dict[str, bytes]:
-    """Name -> SVG: the leak by epoch; Figure 4; Figure 5.
+    """Name -> SVG: the leak by epoch; the reverse process by step, and Figure 4; Figure 5.
 
     Args:
         moments: of the run's report, the earliest first; at least one.
     """
     config = T2DiffConfig(**read_json(run / RUN, AGAIN, RunError)["config"]["model"])
+    histogram = histogram_panels(moments[-1])
     return {
         PICTURE: draw_report(moments),
-        "figure4.svg": draw_lines("The reverse process", REVERSE, reverse_panels(moments[-1])),
+        "reverse.svg": draw_lines("The reverse process", REVERSE, reverse_panels(moments[-1])),
+        **({"figure4.svg": draw_lines("The reverse process", COSINE, histogram)} if histogram["targets"] else {}),
         "figure5.svg": draw_lines("Schedules with the same end points", "r", schedule_panels(config)),
     }
 
 
 def reverse_panels(moment: Leak) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Figure 4: cosine of z^_0 and z_0 by reverse step."""
+    """Cosine of z^_0 and z_0 by reverse step."""
     return {
         "cosine of its guess and z_0": {
             name: [(step, mean + times * spread) for step, (mean, spread) in enumerate(moment.reverse)]
             for name, times in (("mean", 0), ("mean - deviation", -1), ("mean + deviation", 1))
+        }
+    }
+
+
+def histogram_panels(moment: Leak) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Figure 4: how many targets have which cosine of z^_0 and z_0, at the middles of its bins."""
+    return {
+        "targets": {
+            name: [(2 * (place + 0.5) / len(counts) - 1, count) for place, count in enumerate(counts)]
+            for name, counts in moment.histogram.items()
         }
     }
 

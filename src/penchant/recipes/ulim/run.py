@@ -16,6 +16,7 @@ from tyro.conf import Fixed
 from penchant.data.category_batch import CategoryBatches, CategoryDataConfig, TargetDataConfig
 from penchant.data.split import Split
 from penchant.data.store import Store, fingerprint
+from penchant.evaluation.diagnostics.vectors import item_spread
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.models import Sizes, save_model
 from penchant.papers.ulim.categories import PGINConfig
@@ -118,7 +119,9 @@ def train_ulim(run: UlimRun, store: Store, split: Split, out: Path, sizes: Sizes
 def _validated(model: ULIM, store: Store, split: Split) -> dict[str, float]:
     """As it serves by the defaults, whatever the run's own number of categories and way of merging."""
     max_len, ks = model.config.max_len, (10, 100, 500)
-    return evaluate_retrieval(model, store, split, "valid", ks=ks, max_len=max_len, targets=VALID_TARGETS).metrics()
+    judged = evaluate_retrieval(model, store, split, "valid", ks=ks, max_len=max_len, targets=VALID_TARGETS)
+    with torch.no_grad():
+        return judged.metrics() | item_spread(model.item_vectors())
 
 
 def _half(

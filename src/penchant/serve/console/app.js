@@ -2,7 +2,7 @@
 // The console: a user's history, the list, and how the list moves after a click. Text enters the page by textContent only.
 
 const $ = (id) => document.getElementById(id);
-const state = { user: "", query: "", listSize: 10, channels: [], reads: false, ranks: new Map(), turn: 0 };
+const state = { user: "", query: "", listSize: 10, channels: [], reads: false, readsQueries: false, ranks: new Map(), turn: 0 };
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -139,11 +139,17 @@ function showTiming(timing) {
 
 // What the vector says, where the server was asked to load a reader: later than the list, which does not wait for it.
 async function readInterest(turn) {
-  $("words").textContent = $("nearest").textContent = "";
-  const told = await call("/v1/interest", { user_id: state.user, k: 3 });
+  $("words").textContent = "";
+  $("nearest").replaceChildren();
+  const query = state.readsQueries && state.query ? { query: state.query } : {};
+  const told = await call("/v1/interest", { user_id: state.user, k: 3, ...query });
   if (turn !== state.turn) return;
   $("words").textContent = told.words ? `\u201C${told.words}\u201D` : `Nothing: ${told.reason || "no word is likely"}.`;
-  $("nearest").textContent = told.nearest.length ? `Nearest items: ${told.nearest.map((i) => i.title).join(", ")}` : "";
+  $("nearest").replaceChildren(...told.nearest.map((item) => {
+    const near = make("li");
+    near.append(picture(item), make("span", "", item.title));
+    return near;
+  }));
 }
 
 // Fetch history and list; answers to an older question are dropped.
@@ -210,6 +216,7 @@ async function start() {
     state.channels = health.channels;
     state.listSize = health.list_size;
     state.reads = health.reads;
+    state.readsQueries = health.reads_queries;
     $("interest").hidden = !health.reads;
     document.body.classList.toggle("no-pictures", !health.pictures);
     const fresh = "new visitor";
