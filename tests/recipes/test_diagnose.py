@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from penchant.cli.main import main
@@ -87,7 +88,8 @@ def test_every_number_that_a_model_can_have_is_there(report: DiagnosticsReport) 
         numbers = column(report, name).numbers
         assert set(numbers) - {"hr_rare"} == all_of
         assert all(np.isfinite(value) for value in numbers.values())
-    assert [c.name for c in report.columns] == ["popularity", "sasrec", "karma", "reading", "frozen text vectors"]
+    named = ["popularity", "sasrec", "karma", "reading", "karma within", "reading within", "frozen text vectors"]
+    assert [c.name for c in report.columns] == named
 
 
 def test_numbers_are_those_of_the_runs_own_vectors(runs: Path, report: DiagnosticsReport) -> None:
@@ -96,6 +98,17 @@ def test_numbers_are_those_of_the_runs_own_vectors(runs: Path, report: Diagnosti
     assert column(report, "sasrec").numbers["rank"] == pytest.approx(effective_rank(spectrum(items)))
     assert column(report, "sasrec").width == items.shape[1]
     assert column(report, "sasrec").targets == 120
+
+
+def test_what_decoding_reads_is_diagnosed_beside_what_searches(runs: Path, report: DiagnosticsReport) -> None:
+    model: Any = load_run(runs / "karma", device="cpu").model
+    with torch.no_grad():
+        tokens = model.tokens(torch.arange(1, model.num_items + 1)).numpy()
+    within, outside = column(report, "karma within").numbers, column(report, "karma").numbers
+    assert within["rank"] == pytest.approx(effective_rank(spectrum(tokens)), rel=1e-4)
+    assert within["rank"] != pytest.approx(outside["rank"], rel=1e-4)
+    assert set(outside) - set(within) >= {"alignment", "hr", "skew", "js"}
+    assert {"user_rank", "ridge", "topics", "purity", "told_gain"} <= set(within)
 
 
 def test_a_run_without_vectors_has_the_numbers_of_its_lists(report: DiagnosticsReport) -> None:

@@ -161,7 +161,8 @@ class ReportDiagnostics:
 
     A model may hit well while its item vectors become opaque ids: they use few directions, the same items are in all
     lists, neighbours are of any category. The table says beside each number which way collapse is (low or high), the
-    page also shows spectra, hubs and, of KARMA, attention maps of the trained, the untouched and a random transformer.
+    page also shows spectra, hubs and, of KARMA, the vectors that decoding reads ("within") beside those that search,
+    and attention maps of the trained, the untouched and a random transformer.
     Each run takes some CPU minutes, most of them for the fresh decoder and for reading histories.
 
     $ penchant report diagnostics runs/action runs/karma runs/sasrec

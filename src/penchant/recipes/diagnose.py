@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress, TaskID
+from torch import Tensor, nn
 
-from penchant.data.history import requests_before_events
+from penchant.data.history import Requests, requests_before_events
 from penchant.data.store import Store
 from penchant.errors import ConfigError, ModelUnavailableError, RunError, StoreError
 from penchant.evaluation.diagnostics import content, vectors
@@ -22,6 +25,7 @@ from penchant.evaluation.diagnostics.topics import topics
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
 from penchant.evaluation.results import versions_here
 from penchant.funnel.rank import judging
+from penchant.papers.karma.model import Karma
 from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.readings import attention_readings
 from penchant.recipes.runs import LoadedRun, load_run
@@ -76,10 +80,13 @@ def diagnose(
         known = loaded[0][1].store
         shared = _Shared.of(known, config.seed)
         names = _short_names(folders)
-        columns = [
-            _diagnosed(name, folder, run, shared, config, window, progress)
-            for name, (folder, run) in zip(names, loaded, strict=True)
-        ]
+        columns, within = list[Diagnosis](), list[Diagnosis]()
+        for name, (folder, run) in zip(names, loaded, strict=True):
+            column, result = _diagnosed(name, folder, run, shared, config, window, progress)
+            columns.append(column)
+            if isinstance(run.model, Karma):
+                within.append(_within(name, run.model, run.store, shared, result, config, progress))
+    columns += within
     if shared.text is not None:
         columns.append(_of_text(shared))
     split = loaded[0][1].split
@@ -166,7 +173,7 @@ def _diagnosed(
     config: DiagnoseConfig,
     window: str,
     progress: Progress,
-) -> Diagnosis:
+) -> tuple[Diagnosis, RetrievalResult]:
     model: Any = run.model
     store, split, kind = run.store, run.split, run.described["config"]["kind"]
     task = progress.add_task(f"{name}: lists", total=None)
@@ -194,11 +201,7 @@ def _diagnosed(
         progress.update(task, description=f"{name}: vectors")
         items = made.item_vectors()[1:].float().cpu().numpy()
         width, of_items = items.shape[1], vectors.spectrum(items)
-        numbers |= _of_items(items, of_items, shared.categories)
-        if shared.text is not None:
-            text, present = shared.text
-            numbers["ridge"] = content.ridge_r2(items[present], text[present])
-        numbers |= shared.about(items)
+        numbers |= _of_items(items, of_items, shared.categories) | _of_content(items, shared)
         if hasattr(model, "user_vectors"):
             users = _user_vectors(made, store, result.events, max_len)
             of_users = vectors.spectrum(users)
@@ -225,7 +228,7 @@ def _diagnosed(
         except (ModelUnavailableError, StoreError, RunError) as error:
             notes.append(f"no attention: {error}")
     progress.remove_task(task)
-    return Diagnosis(
+    told = Diagnosis(
         name=name,
         kind=kind,
         width=width,
@@ -237,6 +240,63 @@ def _diagnosed(
         readings=tuple(readings),
         notes=tuple(notes),
     )
+    return told, result
+
+
+class _Within(nn.Module):
+    """KARMA's e_i and h_t in the width of its language model."""
+
+    def __init__(self, karma: Karma) -> None:
+        super().__init__()
+        self.karma, self.num_items = karma, karma.num_items
+
+    def item_vectors(self) -> Float[Tensor, "I D"]:
+        items = torch.arange(self.num_items + 1, device=self.karma.to_item.weight.device)
+        return torch.cat([self.karma.tokens(part) for part in items.split(4096)])
+
+    def user_vectors(self, requests: Requests) -> Float[Tensor, "B D"]:
+        return self.karma.last_states(requests)[0]
+
+
+def _within(
+    name: str,
+    model: Karma,
+    store: Store,
+    shared: _Shared,
+    result: RetrievalResult,
+    config: DiagnoseConfig,
+    progress: Progress,
+) -> Diagnosis:
+    """The vectors that decoding reads: those that search are projected from them, and may hold less."""
+    task = progress.add_task(f"{name}: within", total=None)
+    notes = ["e_i and h_t that decoding reads; the vectors that search are projected from them."]
+    made = vectors.with_items(_Within(model))
+    items = made.item_vectors()[1:].float().cpu().numpy()
+    users = _user_vectors(made, store, result.events, model.config.max_len)
+    of_items, of_users = vectors.spectrum(items), vectors.spectrum(users)
+    numbers = _of_items(items, of_items, shared.categories) | _of_content(items, shared)
+    of_both = _of_users(users, items[result.items - 1], of_users)
+    numbers |= {key: value for key, value in of_both.items() if key != "alignment"}  # no score is made of them
+    numbers |= _told(name, users, result, shared, config.decoder, notes, progress, task)
+    progress.remove_task(task)
+    return Diagnosis(
+        name=f"{name} within",
+        kind="",
+        width=items.shape[1],
+        targets=len(result.events),
+        numbers=numbers,
+        item_spectrum=of_items,
+        user_spectrum=of_users,
+        notes=tuple(notes),
+    )
+
+
+def _of_content(items: np.ndarray, shared: _Shared) -> dict[str, float]:
+    """How much of the frozen text vectors, and of the texts' topics, is read off vectors of all items."""
+    if shared.text is None:
+        return shared.about(items)
+    text, present = shared.text
+    return {"ridge": content.ridge_r2(items[present], text[present])} | shared.about(items)
 
 
 def _told(
