@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from penchant.encoders.encode import encode_store
 from penchant.evaluation.results import find_results, read_per_user
 from penchant.recipes.controls import popularity, sasrec
-from penchant.recipes.funnel.plan import funnel_of, shortened
+from penchant.recipes.funnel.plan import FunnelRun, funnel_of, shortened
 from penchant.recipes.funnel.tables import DATA, RATES, TUNED, alone_of, rows
+from penchant.recipes.karma.run import KarmaRun
+from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
 from penchant.recipes.reproduce import Missing, missing, run_row
 from penchant.recipes.rows import TRIED, FunnelRow, ResultTable
 from penchant.recipes.tables import tables
 from penchant.recipes.ulim.run import ulim
 from tests.factories import make_store
+from tests.tiny_models import save_image_model, save_language_model, save_text_model
 
 
 def test_histories_are_as_long_as_the_channel_that_reads_most() -> None:
@@ -111,3 +116,36 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
     assert found["fused"].metrics["Merged"] == found["plain"].metrics["Merged"]
     again = run_row(Missing(table, made[0], 0), tmp_path / "stores", tmp_path / "runs", results)
     assert again.metrics["HR@10"] == found["fused"].metrics["HR@10"]
+
+
+def test_the_four_together_and_a_channel_of_each_kind_go_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path / "cache"))
+    store = make_store(tmp_path / "stores" / "made-up", num_users=150, num_items=120, seed=2)
+    text, image = str(save_text_model(tmp_path / "text")), str(save_image_model(tmp_path / "image"))
+    encode_store(store, text=text, image=image, device="cpu")
+    language = str(save_language_model(tmp_path / "language"))
+    of = {row.name: row for row in rows() if row.data == DATA[0]}
+
+    def small(run: FunnelRun) -> FunnelRun:
+        channels = []
+        for channel in shortened(run, 0.2).channels:
+            tiny: Any = channel.run
+            if isinstance(tiny, KarmaRun):
+                model = replace(tiny.model, layers=1, width=8, backbone=language)
+                continuation, warm_up = ContinuationConfig(steps=2, rows=4, length=12), WarmUpConfig(part="none")
+                tiny = replace(tiny, model=model, continuation=continuation, warm_up=warm_up)
+            channels.append(replace(channel, run=tiny))
+        settings = replace(run.settings, merged_size=60, preranked_size=20)
+        return replace(run, channels=tuple(channels), settings=settings, rank_targets=200, valid_targets=60)
+
+    names = "four", "karma-alone", "ulim-alone-later", "t2diff-alone"
+    made = tuple(replace(of[name], run=small(of[name].run), data="made-up") for name in names)
+    table = ResultTable(paper="funnel", name="four", rows=made, seeds=1)
+    for item in missing([table], tmp_path / "results", (), (), None):
+        run_row(item, tmp_path / "stores", tmp_path / "runs", tmp_path / "results")
+    found = {result.row: result for result in find_results(tmp_path / "results")}
+    assert set(found) == set(names)
+    assert all(result.metrics["HR@10"] is not None for result in found.values())
+    assert {note.split(":")[0] for note in found["four"].notes if TRIED in note} == {"ulim", "t2diff"}
