@@ -13,6 +13,7 @@ from penchant.data.split import load_split
 from penchant.evaluation.results import find_results
 from penchant.papers.t2diff.leak import FROM_TARGET, GUESSES, read_report
 from penchant.recipes.runs import train_run
+from penchant.recipes.t2diff.figures import COSINE
 from tests.factories import make_store
 from tests.recipes.test_t2diff import RUN
 
@@ -33,7 +34,10 @@ def test_a_row_has_the_last_moment_and_curves_of_all(tmp_path: Path, monkeypatch
     lines = row.slices["curves"]["panels"]["Recall@20"]
     assert set(lines) == set(GUESSES)
     assert [at for at, _ in lines["chain"]] == [moment.epochs for moment in moments]
-    schedules, reverse = find_results(results, table="leak-figures")
+    schedules, histogram, reverse = find_results(results, table="leak-figures")
+    assert (histogram.row, histogram.slices["curves"]["over"]) == ("t2diff-histogram", COSINE)
+    for points in histogram.slices["curves"]["panels"]["targets"].values():
+        assert sum(count for _, count in points) == 50
     (told,) = reverse.slices["curves"]["panels"].values()
     assert [y for _, y in told["mean"]] == pytest.approx([mean for mean, _ in moments[-1].reverse])
     assert all(low <= high for (_, low), (_, high) in zip(told["mean"], told["mean + deviation"], strict=True))
