@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from transformers import AutoModel
 
 from penchant.cli.main import main
 from penchant.data.split import load_split
@@ -23,10 +24,13 @@ from penchant.evaluation.diagnostics.page import render_page
 from penchant.evaluation.diagnostics.report import GROUPS, Diagnosis, DiagnosticsReport, render_terminal
 from penchant.evaluation.diagnostics.vectors import effective_rank, spectrum
 from penchant.evaluation.protocol import evaluate_retrieval
+from penchant.papers.karma import attention
+from penchant.papers.karma.attention import attention_of
 from penchant.papers.karma.model import KarmaConfig
 from penchant.papers.karma.objective import KarmaObjectiveConfig
 from penchant.recipes.controls import comirec_sa, popularity, sasrec
 from penchant.recipes.diagnose import DiagnoseConfig, diagnose
+from penchant.recipes.karma.readings import attention_readings
 from penchant.recipes.karma.run import LEARNER, KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
 from penchant.recipes.runs import RUN, load_run, train_run
@@ -160,7 +164,40 @@ def test_attention_is_read_of_what_reads(report: DiagnosticsReport) -> None:
     trained, untouched, drawn = readings[3:]
     assert trained.labels == untouched.labels
     assert set(trained.labels) <= {"red", "blue", "green", "wool", "silk", "oak", "steel", "glass", "thing", "[UNK]"}
-    assert trained.heads != untouched.heads != drawn.heads
+    assert len({trained.heads, untouched.heads, drawn.heads}) == 3
+
+
+def test_untouched_weights_are_the_pretrained_ones(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENCHANT_CACHE", str(tmp_path))
+    store, described = Store(runs / "store"), load_run(runs / "reading").described
+    # Continued on texts no further, what it begins with is what was saved.
+    config = described["config"] | {"continuation": described["config"]["continuation"] | {"steps": 0}}
+    asked: list[dict[str, torch.Tensor]] = []
+
+    def spy(body: Any, inputs: dict[str, Any]) -> list[np.ndarray]:
+        asked.append(body.state_dict())
+        return attention_of(body, inputs)
+
+    monkeypatch.setattr(attention, "attention_of", spy)
+    events = load_split(store, "temporal-successive").events("test")
+    attention_readings(runs / "reading", config, store, events, layers=(), heads=(1,), seed=0)
+    saved = AutoModel.from_pretrained(runs / "language").state_dict()
+    assert len(asked) == 6  # decoder and item encoder: trained, untouched, random
+    top = (config["model"]["item_layers"] or 3) - config["model"]["item_top"]  # the lower ones are not held
+    for lower, trained, untouched, drawn in ((0, *asked[:3]), (top, *asked[3:])):
+        names = [name for name in untouched if name.startswith("layers.")]
+        assert names
+        was = {name: saved[_above(name, lower)] for name in names}
+        for name in names:
+            torch.testing.assert_close(untouched[name], was[name])
+        assert any(not torch.equal(trained[name], was[name]) for name in names)
+        assert any(not torch.equal(drawn[name], was[name]) for name in names)
+
+
+def _above(name: str, lower: int) -> str:
+    """The name of a layer's weight, with so many layers below it."""
+    layers, number, rest = name.split(".", 2)
+    return f"{layers}.{int(number) + lower}.{rest}"
 
 
 def test_the_page_loads_nothing_and_shows_all(report: DiagnosticsReport) -> None:
