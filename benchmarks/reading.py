@@ -65,8 +65,10 @@ Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} karma: Nats a word}}}} nats a word told from its own user's vector,
 {{{{benchmarks/reading@{data} another-user: Nats a word}}}} from another's,
 {{{{benchmarks/reading@{data} nobody: Nats a word}}}} from the mean of all, and
-{{{{benchmarks/reading@{data} most-popular: Nats a word}}}} from no vector, each text of the catalogue as likely
-as it is clicked. Of a run on the Store {fingerprint}, seed {seed}.
+{{{{benchmarks/reading@{data} word-frequencies: Nats a word}}}} from no vector, each word as likely as it is among
+the texts clicked. Who knows every text of the catalogue by heart, and has only to say which it is, needs
+{{{{benchmarks/reading@{data} most-popular: Nats a word}}}} if each is as likely as it is clicked: a bound, out of
+reach of what writes word by word. Of a run on the Store {fingerprint}, seed {seed}.
 
 | user | decoded from the vector | last actions, newest first | nearest items |
 | --- | --- | --- | --- |

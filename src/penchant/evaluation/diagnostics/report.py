@@ -109,6 +109,8 @@ OF_ATTENTION = {
 """Numbers of `attention.HeadNumbers`."""
 
 READERS = {"decoder": "The decoder reads histories", "item encoder": "The item encoder reads texts"}
+LABEL = 24
+"""Characters of a number's name that stay together on a narrow terminal."""
 WEIGHTS = {"trained": "trained", "untouched": "as it began", "random": "random"}
 
 
@@ -196,7 +198,7 @@ def render_terminal(report: DiagnosticsReport) -> RenderableType:
 
 def _table(names: Sequence[str], title: str = "") -> Table:
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", min_width=LABEL)
     table.add_column("collapse")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
