@@ -46,7 +46,7 @@ def of_pages() -> list[str]:
 
 def of_help() -> list[str]:
     sources = (ROOT / "src" / "penchant").rglob("*.py")
-    example = re.compile(r"^ +(?:\$ |Example: )(penchant .*(?:\n +[a-z-].*)*)$", re.MULTILINE)
+    example = re.compile(r"^ +(?:\$ |Example: )?(penchant .*(?:\n +(?!penchant )[a-z-].*)*)$", re.MULTILINE)
     # What follows two spaces or more is a remark; a line that begins with a small letter or a dash goes on.
     found = (text for source in sources for text in example.findall(source.read_text()))
     texts = (re.sub(r"\n +", " ", text).split("   ")[0] for text in found)
@@ -88,20 +88,19 @@ def test_the_check_can_fail(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not understood(line, monkeypatch)
 
 
-def make_logs(folder: Path) -> None:
-    """clicks.csv and catalogue.parquet, as a shop might have them."""
+def logs() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Clicks and a catalogue, as a shop might have them."""
     dice = np.random.default_rng(0)
     users = np.array(["ada", "grace", *(f"user{n}" for n in range(198))])
     who, what = dice.integers(0, len(users), 6000), dice.integers(0, 150, 6000)
     when = 1_700_000_000 + np.sort(dice.integers(0, 90 * 86_400, 6000))
     clicks = {"user_id": users[who], "item_id": [f"i{n}" for n in what], "timestamp": when}
-    pd.DataFrame(clicks).to_csv(folder / "clicks.csv", index=False)
     items = {
         "item_id": [f"i{n}" for n in range(150)],
         "title": [f"Lamp number {n}" for n in range(150)],
         "category": [f"shelf {n % 7}" for n in range(150)],
     }
-    pd.DataFrame(items).to_parquet(folder / "catalogue.parquet")
+    return pd.DataFrame(clicks), pd.DataFrame(items)
 
 
 def answers(line: str, folder: Path) -> dict[str, Any]:
@@ -128,7 +127,9 @@ def answers(line: str, folder: Path) -> dict[str, Any]:
 def test_what_the_readme_shows_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_logs(tmp_path)
+    clicks, catalogue = logs()
+    clicks.to_csv(tmp_path / "clicks.csv", index=False)
+    catalogue.to_parquet(tmp_path / "catalogue.parquet")
     monkeypatch.chdir(tmp_path)
     blocks = Document.read(ROOT / "README.md").blocks
     (shell,) = (code for language, code in blocks if "penchant prepare" in code and language != "python")
