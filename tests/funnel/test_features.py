@@ -19,21 +19,35 @@ from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.data.writer import write_store
 from penchant.errors import RunError
-from penchant.funnel.features import RECENT, REQUEST_FEATURES, SIMILARITY_FEATURES, Features, FeatureScale, RankInputs
+from penchant.funnel.features import (
+    NEVER,
+    RECENT,
+    REQUEST_FEATURES,
+    SIMILARITY_FEATURES,
+    Features,
+    FeatureScale,
+    RankInputs,
+)
 from penchant.funnel.similarity import Similarity
 from penchant.funnel.stages import Candidates
 from tests.funnel.embedders import Summed
 
 HOUR = 3_600_000
+MINUTE = HOUR // 60
 NUM_ITEMS = 12
 
 
 def some_features(
-    channels: tuple[str, ...] = ("a", "b"), max_len: int = 50, similarity: Similarity | None = None
+    channels: tuple[str, ...] = ("a", "b"),
+    max_len: int = 50,
+    similarity: Similarity | None = None,
+    session_minutes: float = 0.0,
 ) -> Features:
     """Twelve items in categories 0 (none) to 3, item i clicked i times."""
     items = torch.arange(NUM_ITEMS + 1)
-    return Features(torch.log1p(items.float()), items % 4, channels, max_len, "made up", similarity)
+    return Features(
+        torch.log1p(items.float()), items % 4, channels, max_len, "made up", similarity, None, session_minutes
+    )
 
 
 def some_similarity(num_items: int = NUM_ITEMS) -> Similarity:
@@ -92,6 +106,16 @@ def expected_row(features: Features, requests: Requests, candidates: Candidates,
         float(bool(seen)),
         np.log1p((now - max(seen)) / HOUR) if seen else 0.0,
     ]
+    if features.session_minutes:
+        until = [*times[1:], now]
+        pauses = [i for i, t in enumerate(times) if until[i] - t > features.session_minutes * MINUTE]
+        session = alike[pauses[-1] + 1 :] if pauses else alike
+        same = [t for one, t in zip(alike, times, strict=True) if one]
+        row += [
+            float(np.mean(session)) if session else 0.0,
+            np.log1p(len(session)),
+            np.log1p((now - max(same)) / HOUR) if same else NEVER,
+        ]
     if features.similarity is not None:
         vectors = features.similarity.vectors.double().numpy()
         each = [cosine(vectors[item], vectors[h]) for h in history] or [0.0]
@@ -108,8 +132,13 @@ def expected_row(features: Features, requests: Requests, candidates: Candidates,
 
 
 @settings(deadline=None, max_examples=25)
-@given(data=st.data(), max_len=st.sampled_from([3, 50]), similar=st.booleans())
-def test_features_are_what_their_names_say(data: st.DataObject, max_len: int, similar: bool) -> None:
+@given(
+    data=st.data(),
+    max_len=st.sampled_from([3, 50]),
+    similar=st.booleans(),
+    session=st.sampled_from([0.0, 59.0, 60.0, 2400.0]),
+)
+def test_features_are_what_their_names_say(data: st.DataObject, max_len: int, similar: bool, session: float) -> None:
     lengths = data.draw(st.lists(st.integers(0, 15), min_size=1, max_size=4))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     requests = requests_of(
@@ -118,7 +147,8 @@ def test_features_are_what_their_names_say(data: st.DataObject, max_len: int, si
     )
     items = [rng.permutation(NUM_ITEMS)[:5].tolist() for _ in lengths]  # 0 = an empty slot now and then
     candidates = candidates_of(items, seed=int(rng.integers(1000)))
-    features = some_features(max_len=max_len, similarity=some_similarity() if similar else None)
+    similarity = some_similarity() if similar else None
+    features = some_features(max_len=max_len, similarity=similarity, session_minutes=session)
     got = features(requests, candidates)
     assert got.features.shape == (len(lengths), 5, len(features.names))
     for b in range(len(lengths)):
@@ -232,7 +262,7 @@ def test_popularity_agrees_with_the_window_it_was_counted_in(store: Store) -> No
 def test_saved_features_are_loaded_without_a_store(store: Store, tmp_path: Path) -> None:
     similarity = some_similarity(store.num_items)
     split = load_split(store, "funnel")
-    features = Features.fit(store, split, channels=("a", "b"), max_len=9, similarity=similarity)
+    features = Features.fit(store, split, channels=("a", "b"), max_len=9, similarity=similarity, session_minutes=90)
     features.save(tmp_path)
     loaded = Features.load(tmp_path, {"summed": similarity})
     requests, candidates = requests_of([[1, 2, 3]], [[3, 2, 1]]), candidates_of([[4, 5, 1]])

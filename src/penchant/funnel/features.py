@@ -36,6 +36,13 @@ ITEM_FEATURES = ("log_popularity", "category_share", "category_share_recent", "s
 """log(1 + count) in the fitted window; share of the history, and of its last `RECENT` actions, in the candidate's
 category; 1 if the item is in the history; log(1 + hours) since it last was, 0 if it is not."""
 
+SESSION_FEATURES = ("session_share", "session_log_length", "category_log_hours")
+"""Share of the session's actions in the candidate's category; log(1 + actions of the session), the same for every
+candidate; log(1 + hours) since the last action in its category, `NEVER` without one. The session is what was done since
+the last pause longer than `Features.session_minutes`, that before the request included."""
+NEVER = 12.0
+"""log(1 + hours) of 19 years."""
+
 SIMILARITY_FEATURES = ("cosine_max", "cosine_mean", "cosine_max_recent", "dot")
 """Of one embedding model's vectors: largest and mean cosine with the items of the history, the largest with those of
 its last `RECENT` actions; and the model's own score, h_t . e_i. All 0 without history. KARMA, section 3.5.
@@ -50,6 +57,7 @@ and after a stage has cut the list down."""
 
 RECENT = 10
 HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class Features:
         similarity: whose vectors become columns; it learned from a window that ended before the requests. Saved by its
             name alone: the model is the channel's, in the same folder.
         fields: columns of users, items and the moment: numbers are further columns here, the rest are codes.
+        session_minutes: a longer pause ends a session; 0 = without the columns `SESSION_FEATURES`.
     """
 
     log_popularity: Float[Tensor, " I"]
@@ -100,6 +109,7 @@ class Features:
     fitted_on: str = ""
     similarity: Similarity | None = None
     fields: Fields | None = None
+    session_minutes: float = 0.0
 
     @classmethod
     def fit(
@@ -111,6 +121,7 @@ class Features:
         max_len: int = 50,
         similarity: Similarity | None = None,
         fields: Fields | None = None,
+        session_minutes: float = 0.0,
     ) -> Features:
         """Statistics of one window; what comes after it is never read.
 
@@ -128,6 +139,7 @@ class Features:
             fitted_on=f"{split.name}/{window or 'nothing'} {split.fingerprint}",
             similarity=similarity,
             fields=fields,
+            session_minutes=session_minutes,
         )
 
     @property
@@ -136,8 +148,9 @@ class Features:
         similar = tuple(f"{self.similarity.channel}:{name}" for name in SIMILARITY_FEATURES) if self.similarity else ()
         of_channels = tuple(f"{channel}:{name}" for channel in self.channels for name in CHANNEL_FEATURES)
         numbers = self.fields.numbers if self.fields else ()
+        of_session = SESSION_FEATURES if self.session_minutes else ()
         counted = ("num_channels",) if self.channels else ()
-        return REQUEST_FEATURES + ITEM_FEATURES + numbers + similar + of_channels + counted
+        return REQUEST_FEATURES + ITEM_FEATURES + of_session + numbers + similar + of_channels + counted
 
     def __call__(self, requests: Requests, candidates: Candidates) -> RankInputs:
         """Features of candidates; channels are matched by name, their order does not matter.
@@ -150,6 +163,8 @@ class Features:
             raise ValueError(f"candidates lack channels {sorted(missing)}; they have {list(candidates.channels)}")
         requests = requests.last(self.max_len)
         columns = [_of_request(requests, candidates.items), self._of_items(requests, candidates.items)]
+        if self.session_minutes:
+            columns.append(self._of_session(requests, candidates.items))
         if self.fields:
             columns.append(self.fields.values(requests, candidates.items))
         if self.similarity:
@@ -178,8 +193,7 @@ class Features:
         real = history > 0
         recent = real & (torch.arange(history.shape[1]) >= lengths - RECENT)
         share = torch.stack([real / lengths.clamp(min=1), recent / lengths.clamp(1, RECENT)], dim=2)
-        category = self.item_category[items][..., None]
-        alike = (category == self.item_category[history][:, None]) & (category > 0)
+        alike = self._alike(items, history)
         same = (items[..., None] == history[:, None]) & real[:, None]
         seen = same.any(2)
         last = torch.where(same, times[:, None], torch.iinfo(torch.int64).min).amax(2)
@@ -187,6 +201,25 @@ class Features:
         return torch.cat(
             [self.log_popularity[items][..., None], alike.float() @ share, torch.stack([seen.float(), ago], dim=2)], 2
         )
+
+    def _of_session(self, requests: Requests, items: Int[Tensor, "B K"]) -> Float[Tensor, "B K f"]:
+        history, times = F.pad(requests.history, (0, 1)), F.pad(requests.history_times_ms, (0, 1))
+        real, alike = history > 0, self._alike(items, history)
+        last = torch.arange(history.shape[1]) == requests.lengths[:, None] - 1
+        until = torch.where(last, requests.times_ms[:, None], times.roll(-1, 1)) - times
+        pauses = (real & (until > self.session_minutes * MINUTE_MS)).long()
+        inside = real & (pauses.flip(1).cumsum(1).flip(1) == 0)  # no pause from this action on
+        count = inside.sum(1)
+        share = (alike.float() @ (inside / count.clamp(min=1)[:, None])[..., None])[..., 0]
+        at = torch.where(alike, times[:, None], torch.iinfo(torch.int64).min).amax(2)
+        ago = _log_hours(torch.where(alike.any(2), requests.times_ms[:, None] - at, 0))
+        length = count.float().log1p()[:, None].expand(items.shape)
+        return torch.stack([share, length, torch.where(alike.any(2), ago, NEVER)], dim=2)
+
+    def _alike(self, items: Int[Tensor, "B K"], history: Int[Tensor, "B L"]) -> Bool[Tensor, "B K L"]:
+        """Which actions are in each candidate's category; none where it has none."""
+        category = self.item_category[items][..., None]
+        return (category == self.item_category[history][:, None]) & (category > 0)
 
     def save(self, folder: Path) -> None:
         """Write `features.safetensors` and `features.json`."""
@@ -200,6 +233,7 @@ class Features:
             "fitted_on": self.fitted_on,
             "similarity": self.similarity.channel if self.similarity else None,
             "fields": self.fields is not None,
+            "session_minutes": self.session_minutes,
         }
         if self.fields:
             self.fields.save(folder)
@@ -229,6 +263,7 @@ class Features:
                 fitted_on=saved["fitted_on"],
                 similarity=None if similar is None else known[similar],
                 fields=Fields.load(folder) if saved.get("fields") else None,
+                session_minutes=float(saved.get("session_minutes", 0)),
             )
             names = tuple(saved["names"])
         except (ValueError, AttributeError, SafetensorError, KeyError, TypeError, FileNotFoundError) as error:

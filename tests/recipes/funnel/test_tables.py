@@ -41,6 +41,9 @@ def test_each_part_is_taken_away_and_nothing_else() -> None:
         assert by_name[data, "wo-fusion"] == replace(whole, fuse=None)
         assert by_name[data, "wo-feature"] == replace(whole, features_from=None)
         assert by_name[data, "wo-dmae"] == replace(whole, rank_kind="din")
+        session = by_name[data, "four-session"]
+        assert replace(session, session_minutes=0.0, rank=whole.rank, rank_train=whole.rank_train) == whole
+        assert session.session_minutes == 30
         for name in ("karma", "ulim", "t2diff"):
             without = by_name[data, f"wo-{name}"]
             kept = [c for c in whole.channels if c.name != name]
@@ -65,7 +68,7 @@ def test_rows_share_their_channels_and_write_results(tmp_path: Path) -> None:
         FunnelRow(name=name, run=of, data="made-up", minutes=1.0, alone=len(of.channels) == 1)
         for name, of in (
             ("fused", run),
-            ("plain", replace(run, fuse=None)),
+            ("plain", replace(run, fuse=None, session_minutes=30.0)),
             ("sasrec-alone", shortened(alone_of("sasrec", sasrec()), 1.0)),
         )
     )

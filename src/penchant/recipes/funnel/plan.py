@@ -54,6 +54,8 @@ class FunnelRun:
     """The channel of vectors whose scores are fused with the pre-ranker's; None fuses nothing."""
     features_from: str | None = None
     """The channel of vectors whose similarities are features of the ranker; None = it has none."""
+    session_minutes: float = 0.0
+    """Pre-ranker and ranker read what the session is about: a longer pause ends it. 0 = they do not."""
     rank_targets: int = 30_000
     """Clicks of the rank window they learn from, at most; drawn by the seed."""
     valid_targets: int = 3_000
@@ -65,6 +67,8 @@ class FunnelRun:
 
     def __post_init__(self) -> None:
         at_least(1, self, "max_len", "rank_targets", "valid_targets", "batch_cells")
+        if not 0 <= self.session_minutes < float("inf"):
+            raise ConfigError(f"session_minutes is {self.session_minutes}", fix="Set 30, or 0 for none.")
         for channel in self.channels:
             if type(channel.run).__name__ in UNSERVED:
                 what = f"channel {channel.name!r}: {channel.run.kind} is an experiment's and cannot serve"

@@ -92,7 +92,8 @@ def train_funnel(run: FunnelRun, store: Store, split: Split, out: Path, console:
     channels = Funnel(sources, None, None, run.settings)
     learn = _candidates(channels, store, split, "rank", run.rank_targets, run, out / "candidates" / "rank")
     choose = _candidates(channels, store, split, "valid", run.valid_targets, run, out / "candidates" / "valid")
-    features = Features.fit(store, split, "train", tuple(c.name for c in run.channels), max_len=run.max_len)
+    names, minutes = tuple(c.name for c in run.channels), run.session_minutes
+    features = Features.fit(store, split, "train", names, max_len=run.max_len, session_minutes=minutes)
 
     console.print("[bold]Pre-ranker")
     prerank = ModelScorer(*_train_scorer("prerank", run, store, features, learn, choose, out / "prerank"))

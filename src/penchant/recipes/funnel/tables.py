@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.output import alone, into_place
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, fingerprint
@@ -62,6 +63,14 @@ def _read_far(run: FunnelRun) -> FunnelRun:
     return replace(run, settings=settings, rank_targets=RANK_TARGETS, valid_targets=VALID_TARGETS)
 
 
+def _with_session(run: FunnelRun) -> FunnelRun:
+    """Work on the stage that loses most: pre-ranker and ranker read what the session is about, and a smaller ranker
+    learns more slowly, as the usual one soon knows its clicks by heart."""
+    rank = RankerConfig(width=8, hidden=64, hidden_second=32, embedding_dropout=0.5)
+    slower = replace(run.rank_train, optim=replace(run.rank_train.optim, lr=3e-4))
+    return replace(run, session_minutes=30.0, rank=rank, rank_train=slower)
+
+
 def _without(run: FunnelRun, name: str) -> FunnelRun:
     """The same without a channel, and without what it is used for elsewhere."""
     channels = tuple(c for c in run.channels if c.name != name)
@@ -90,6 +99,7 @@ def rows() -> tuple[FunnelRow, ...]:
         "wo-fusion": replace(whole, fuse=None),
         "wo-feature": replace(whole, features_from=None),
         "wo-dmae": replace(whole, rank_kind="din"),
+        "four-session": _with_session(whole),
         "four-sasrec-knn": _with_karma({"sasrec": sasrec(), "item_knn": item_knn(), **channels}),
         "default": replace(plain, rank_kind="din"),
         "default-dmae": replace(plain, rank_kind="dmae"),
