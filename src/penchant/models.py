@@ -7,7 +7,6 @@ counts, the items' categories) is in its state.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.store import Store, write_json
 from penchant.errors import ConfigError, RunError
 
@@ -102,9 +101,8 @@ def save_model(model: nn.Module, folder: Path) -> None:
     """Write a model to a folder. It has `kind`, `config` (a frozen dataclass) and `sizes`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    temporary = folder / f"model.safetensors.tmp-{os.getpid()}"
-    save_file(state, temporary)
-    into_place(temporary, folder / "model.safetensors")
+    with whole(folder / "model.safetensors") as temporary:
+        save_file(state, temporary)
     model_any: Any = model
     write_json(
         folder / "model.json",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penchant.data.output import alone, into_place
+from penchant.data.output import alone, into_place, made_for, whole
 from penchant.errors import BundleError, RunError
 
 
@@ -79,3 +79,23 @@ def test_every_byte_is_forced_to_disk_before_the_rename(tmp_path: Path, monkeypa
     assert set(forced[:-1]) == inodes
     assert forced[-1] == tmp_path.stat().st_ino
     assert (tmp_path / "out" / "deep" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_made_is_there_whole_or_not_at_all(folder: bool, tmp_path: Path) -> None:
+    def make(at: Path, text: str) -> None:
+        if folder:
+            at.mkdir()
+        (at / "deep" if folder else at).write_text(text)
+
+    out = tmp_path / "out"
+    with whole(out) as temporary:
+        make(temporary, "made")
+        assert made_for(temporary) == "out"
+        assert not out.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(KeyError), whole(out) as temporary:
+        make(temporary, "other")
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (out / "deep" if folder else out).read_text() == "made"

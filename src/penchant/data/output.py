@@ -33,6 +33,26 @@ def into_place(temporary: Path, path: Path) -> None:
     _force(path.parent)
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """The name of a temporary file or folder beside `path`, for the block to make: it becomes `path` when the block
+    ends (`into_place`), and is removed if that fails."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        into_place(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, or nothing."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _force(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -73,10 +93,7 @@ def alone(out: Path, error: type[PenchantError], *, inside: bool = False) -> Ite
                 name = made_for(stale)
                 if not name or not (inside or name == at.name):
                     continue
-                if stale.is_dir():
-                    shutil.rmtree(stale, ignore_errors=True)
-                else:
-                    stale.unlink(missing_ok=True)
+                _remove(stale)
             yield
         finally:
             lock.unlink(missing_ok=True)

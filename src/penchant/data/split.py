@@ -14,7 +14,6 @@ Every user's events, in order, fall into consecutive windows (`train`, then `ran
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.store import Store, fingerprint, read_json, write_json
 from penchant.errors import ConfigError, StoreError
 
@@ -240,13 +239,8 @@ def add_split(store: Store, name: str, windows: tuple[str, ...], ends: np.ndarra
         there = load_split(store, name)
         if there.fingerprint == _mark(store, definition):
             return there
-    temporary = store.path / "splits" / f"{name}.npy.tmp-{os.getpid()}"
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, ends)
-        into_place(temporary, store.path / "splits" / f"{name}.npy")
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(store.path / "splits" / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, ends)
     _write_definition(store, name, definition)
     return load_split(store, name)
 

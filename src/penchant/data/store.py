@@ -40,7 +40,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penchant.data import schema
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.errors import PenchantError, StoreError
 
 MANIFEST = "manifest.json"
@@ -65,12 +65,8 @@ def cache_root() -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
+    with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        into_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penchant.data import schema
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.split import define_splits
 from penchant.data.store import MANIFEST, Store, fingerprint, sha256, write_json
 from penchant.errors import StoreError
@@ -76,9 +74,7 @@ def write_store(
     for key, table in (("item", items), ("user", users)):
         if not np.array_equal(table[key].to_numpy(), np.arange(1, table.num_rows + 1)):
             raise ValueError(f"{key} must run 1..{table.num_rows}")
-    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with whole(out) as temporary:
         (temporary / "arrays").mkdir(parents=True)
         for key, table in (("items", items), ("users", users), ("queries", texts)):
             pq.write_table(table, temporary / f"{key}.parquet", compression="zstd")
@@ -123,10 +119,6 @@ def write_store(
             },
         )
         define_splits(Store(temporary))
-        into_place(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return Store(out)
 
 

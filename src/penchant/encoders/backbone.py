@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from penchant.data.output import whole
 from penchant.data.store import cache_root
 from penchant.encoders.packaged import INSTALL, SMOLLM2
 from penchant.encoders.pretrained import find_folder, load_part, load_weights, quiet
@@ -89,9 +88,8 @@ def smollm2_folder() -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
-        with quiet():
+        with whole(folder) as temporary, quiet():
             # Left in its blocks (dequantize=False) it could be neither trained nor saved.
             model = AutoModelForCausalLM.from_pretrained(
                 packed.parent,
@@ -101,11 +99,7 @@ def smollm2_folder() -> Path:
             )
             model.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(temporary)
-        try:
-            temporary.replace(folder)
-        except OSError:
-            if not (folder / "config.json").is_file():  # else another process was first, with the same bytes
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        if not (folder / "config.json").is_file():  # else another process was first, with the same bytes
+            raise
     return folder

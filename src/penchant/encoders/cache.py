@@ -17,7 +17,6 @@ temporary name, which nobody reads: whose it is cannot be known among several pr
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 
 KEY_BYTES = 16
 
@@ -74,13 +73,12 @@ class VectorCache:
             return
         keys = b"".join(self._pending)
         shard = self.folder / f"{hashlib.sha256(keys).hexdigest()[:32]}.safetensors"
-        temporary = shard.with_suffix(f".tmp-{os.getpid()}")
         tensors = {
             "keys": np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES),
             "values": np.stack(list(self._pending.values())),
         }
-        save_file(tensors, temporary)
-        into_place(temporary, shard)
+        with whole(shard) as temporary:
+            save_file(tensors, temporary)
         self._where.update({key: (shard, row) for row, key in enumerate(self._pending)})
         self._pending.clear()
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import DataError
@@ -38,8 +38,7 @@ def write_trec(result: RetrievalResult, store: Store, path: str | Path, tag: str
     if tag.split() != [tag]:
         raise ValueError(f"tag {tag!r} must be one word")
     items = [quote(i, safe=_SAFE + ":") for i in store.item_ids]
-    temporary = Path(f"{path}.tmp")  # half a run would read as a whole one
-    with temporary.open("w") as file:
+    with whole(Path(path)) as temporary, temporary.open("w") as file:  # half a run would read as a whole one
         for event, user, listed, scores in zip(
             result.events, result.users, result.lists, result.list_scores, strict=True
         ):
@@ -49,7 +48,6 @@ def write_trec(result: RetrievalResult, store: Store, path: str | Path, tag: str
                 for rank, (item, score) in enumerate(zip(listed.tolist(), scores.tolist(), strict=True), start=1)
                 if item
             )
-    into_place(temporary, Path(path))
 
 
 def evaluate_lists(

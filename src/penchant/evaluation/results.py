@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import platform
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -23,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.store import write_json
 from penchant.errors import ConfigError, RunError
 
@@ -120,9 +119,8 @@ def write_result(results: str | Path, result: Result, per_user: pa.Table | None 
     values["format"] = FORMAT
     if per_user is not None:
         data, dropped = _small_parquet(per_user)
-        temporary = path.with_name(f"{result.stem}.parquet.tmp-{os.getpid()}")
-        temporary.write_bytes(data)
-        into_place(temporary, path.with_name(f"{result.stem}.parquet"))
+        with whole(path.with_name(f"{result.stem}.parquet")) as temporary:
+            temporary.write_bytes(data)
         values["per_user_dropped"] = [*dropped, *result.per_user_dropped]  # taken from elsewhere it lacks some already
     write_json(path, values)
     return path

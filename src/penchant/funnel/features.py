@@ -7,7 +7,6 @@ request with its history, the candidates' provenance, and an embedding model tha
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from penchant.data.history import Requests
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
@@ -224,9 +223,8 @@ class Features:
     def save(self, folder: Path) -> None:
         """Write `features.safetensors` and `features.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"features.safetensors.tmp-{os.getpid()}"
-        save_file({"log_popularity": self.log_popularity, "item_category": self.item_category}, temporary)
-        into_place(temporary, folder / "features.safetensors")
+        with whole(folder / "features.safetensors") as temporary:
+            save_file({"log_popularity": self.log_popularity, "item_category": self.item_category}, temporary)
         described = {
             "channels": list(self.channels),
             "max_len": self.max_len,

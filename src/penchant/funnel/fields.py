@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from penchant.data.history import Requests
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.schema import TABLES
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
@@ -185,9 +185,8 @@ class Fields:
             name: getattr(self, name).contiguous()
             for name in ("user_codes", "item_codes", "user_numbers", "item_numbers")
         }
-        temporary = folder / f"{FILES[0]}.tmp"
-        save_file(tensors, temporary)
-        into_place(temporary, folder / FILES[0])
+        with whole(folder / FILES[0]) as temporary:
+            save_file(tensors, temporary)
         write_json(folder / FILES[1], {"coded": self.coded, "numbers": self.numbers, "moments": self.moments})
 
     @classmethod

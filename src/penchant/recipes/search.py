@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from penchant.baselines.counted.popularity import Popularity, PopularityConfig
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.split import Split
 from penchant.data.store import Store, write_json
 from penchant.errors import PenchantError, RunError
@@ -84,9 +83,8 @@ class SearchVerdict:
             result.per_user().add_column(0, "system", pa.array([name] * len(set(result.users.tolist()))))
             for name, result in self.results.items()
         ]
-        temporary = path.with_name(f"{path.stem}.parquet.tmp-{os.getpid()}")
-        pq.write_table(pa.concat_tables(users), temporary, compression="zstd")
-        into_place(temporary, path.with_suffix(".parquet"))
+        with whole(path.with_suffix(".parquet")) as temporary:
+            pq.write_table(pa.concat_tables(users), temporary, compression="zstd")
         write_json(path, {**self.provenance, "targets": self._targets, "notes": self.notes, "systems": systems})
 
     @property

@@ -7,7 +7,6 @@ cannot slip into a bundle. What tells vectors in words comes along where it is a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penchant.data.output import alone, into_place
+from penchant.data.output import alone, whole
 from penchant.data.sources.images import small_jpeg
 from penchant.data.split import load_split
 from penchant.data.store import Store, fingerprint, sha256, write_json
@@ -62,15 +61,11 @@ def export(
     trained_on = _trained_on(run, store)
     with alone(out, BundleError):
         check_new(out)
-        temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-        try:
+        with whole(out) as temporary:
             temporary.mkdir()
             if readers:
                 _write_readers(run, temporary, readers)
             _write(run, store, temporary, trained_on, calibration)
-            into_place(temporary, out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(out)
 
 

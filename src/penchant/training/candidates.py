@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from penchant.data.history import requests_before_events
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.store import Store, write_json
 from penchant.errors import RunError
 from penchant.funnel.features import Features
@@ -88,9 +88,8 @@ class CandidateArrays:
         """Write the arrays, then the note that makes them complete."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ARRAYS:
-            temporary = folder / f"{name}.tmp.npy"
-            np.save(temporary, getattr(self, name))
-            into_place(temporary, folder / f"{name}.npy")
+            with whole(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+                np.save(file, getattr(self, name))
         write_json(folder / "candidates.json", {"channels": list(self.channels), "requests": len(self.events)})
 
     @classmethod

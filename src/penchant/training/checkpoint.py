@@ -11,7 +11,6 @@ A finished run of a recipe has none of them any more.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.store import read_json, write_json
 from penchant.errors import RunError
 from penchant.training.optim import load_optimizer_tensors, optimizer_tensors
@@ -64,20 +63,19 @@ def best_folder(run: Path, progress: Progress) -> Path:
 def save_checkpoint(run: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
     """Write a checkpoint beside the last, point to it, then drop the last: one whole checkpoint exists at any time.
 
-    As long as the disk keeps its word that holds for a power cut as well (`into_place`).
+    As long as the disk keeps its word that holds for a power cut as well (`whole`).
     """
     folder = run / f"checkpoint-{progress.step}"
-    temporary = run / f"{folder.name}.tmp-{os.getpid()}"
-    temporary.mkdir()
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    save_state(model, temporary / "model.safetensors")
-    save_file(_plain(optimizer_tensors(optimizers)), temporary / "optimizer.safetensors")
-    save_file(random, temporary / "random.safetensors")
-    write_json(temporary / "progress.json", asdict(progress))
-    shutil.rmtree(folder, ignore_errors=True)  # a kill left it there before anything pointed to it
-    into_place(temporary, folder)
+    with whole(folder) as temporary:
+        temporary.mkdir()
+        save_state(model, temporary / "model.safetensors")
+        save_file(_plain(optimizer_tensors(optimizers)), temporary / "optimizer.safetensors")
+        save_file(random, temporary / "random.safetensors")
+        write_json(temporary / "progress.json", asdict(progress))
+        shutil.rmtree(folder, ignore_errors=True)  # a kill left it there before anything pointed to it
     write_json(run / POINTER, {"newest": folder.name})
     _drop_others(run, folder, progress)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from penchant.data.output import whole
 from penchant.data.store import cache_root, sha256
 from penchant.errors import DataError
 
@@ -70,8 +70,7 @@ def _fetch_archive(file: str, target: Path) -> None:
         stated = re.search(r"\b[0-9a-f]{32}\b", answer.read(4096).decode("ascii", "replace"))
     if stated is None:
         raise DataError("GroupLens' checksum file holds no md5", where=f"{BASE}{file}.md5", fix="Try again later.")
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    try:
+    with whole(target) as temporary:
         digest = hashlib.md5(usedforsecurity=False)
         with urllib.request.urlopen(f"{BASE}{file}", timeout=60) as answer, temporary.open("wb") as out:
             while block := answer.read(1 << 20):
@@ -81,9 +80,6 @@ def _fetch_archive(file: str, target: Path) -> None:
             raise DataError(
                 f"md5 is {digest.hexdigest()}, GroupLens states {stated[0]}", where=f"{BASE}{file}", fix="Try again."
             )
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _from_wheel(folder: Path) -> None:

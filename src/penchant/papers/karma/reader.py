@@ -6,7 +6,6 @@ Nothing here is served unless it is asked for: it explains a vector, and takes n
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.store import write_json
 from penchant.errors import RunError
 from penchant.papers.karma.generators import Generator, GeneratorConfig
@@ -155,9 +154,8 @@ class InterestReader(nn.Module):
         """Weights, sizes, and the tokenizer that words come from."""
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder / TOKENIZER)
-        temporary = folder / f"{WEIGHTS}.tmp-{os.getpid()}"
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, temporary)
-        into_place(temporary, folder / WEIGHTS)
+        with whole(folder / WEIGHTS) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, temporary)
         write_json(folder / DESCRIBED, asdict(self.config))
 
     @classmethod

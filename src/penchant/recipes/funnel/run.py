@@ -25,7 +25,7 @@ from torch import nn
 from penchant.baselines.ranking.content import MODALITIES
 from penchant.baselines.ranking.parts import RankerConfig
 from penchant.data.history import Requests, requests_before_events, requests_before_times
-from penchant.data.output import alone, into_place
+from penchant.data.output import alone, whole
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError, RunError, StoreError
@@ -327,9 +327,8 @@ def judge_funnel(
             | ({"fuse.weight": f"{funnel.fusion.weight:g}"} if funnel.fusion else {}),
         )
     )
-    temporary = out / f"{PER_USER}.tmp"
-    pq.write_table(audit.per_user(), temporary)
-    into_place(temporary, out / PER_USER)
+    with whole(out / PER_USER) as temporary:
+        pq.write_table(audit.per_user(), temporary)
     write_text(out / "report.json", report.to_json())
     write_page(report, out / "report.html", lost=audit.lost_targets(), titles=item_titles(store))
     return report

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from penchant.baselines.ranking.parts import RankerConfig
-from penchant.data.output import alone, into_place
+from penchant.data.output import alone, whole
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, fingerprint
 from penchant.errors import RunError
@@ -231,10 +231,8 @@ def _channel(name: str, run: Run, store: Store, split: Split, folder: Path) -> F
     own = folder / "channels" / name
     if not own.is_dir():
         own.parent.mkdir(parents=True, exist_ok=True)
-        temporary = own.with_name(f"{name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(shared, temporary, ignore=shutil.ignore_patterns("tensorboard", "lock"))
-        into_place(temporary, own)
+        with whole(own) as temporary:
+            shutil.copytree(shared, temporary, ignore=shutil.ignore_patterns("tensorboard", "lock"))
     return result
 
 

@@ -7,7 +7,6 @@ the same ones.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from penchant.data.output import into_place
+from penchant.data.output import whole
 from penchant.data.store import Store, fingerprint
 from penchant.encoders.backbone import Backbone, load_backbone
 from penchant.encoders.pretrained import model_fingerprint
@@ -260,9 +259,8 @@ def shared(stage: str, depends: Any, make: Callable[[Path], dict[str, Tensor]]) 
 
     def made(folder: Path) -> dict[str, Tensor]:
         state = {k: v.detach().cpu().contiguous().clone() for k, v in make(folder / WORK).items()}
-        temporary = folder / f"{STATE}.tmp-{os.getpid()}"
-        save_file(state, temporary)
-        into_place(temporary, folder / STATE)
+        with whole(folder / STATE) as temporary:
+            save_file(state, temporary)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return state
 
