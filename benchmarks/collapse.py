@@ -30,6 +30,7 @@ from penchant.recipes.runs import load_run
 TABLE = "collapse"
 OF_VECTORS = {
     "Effective rank, items": "rank",
+    "Effective rank, items, centred": "rank_centred",
     "Stable rank, items": "stable",
     "Top-1 share, items": "top",
     "Mean cosine, items": "cosine",

@@ -34,6 +34,7 @@ MODELS = {
     "karma": ["karma_decoded"],
     "action": ["karma"],
     "placebo": ["karma", "--model.shuffled"],
+    "search": ["karma_search", "--objective.reconstruct", "0.1"],
     **{name: [name] for name in ("sasrec", "markov", "popularity", "t2diff")},
 }
 """First word of a run's name -> its recipe, and what is set of it."""

@@ -83,10 +83,12 @@ def test_every_byte_is_forced_to_disk_before_the_rename(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_what_is_made_is_there_whole_or_not_at_all(folder: bool, tmp_path: Path) -> None:
-    def make(at: Path, text: str) -> None:
+    def make(at: Path, text: str, fails: bool = False) -> None:
         if folder:
             at.mkdir()
         (at / "deep" if folder else at).write_text(text)
+        if fails:
+            raise KeyError
 
     out = tmp_path / "out"
     with whole(out) as temporary:
@@ -95,7 +97,6 @@ def test_what_is_made_is_there_whole_or_not_at_all(folder: bool, tmp_path: Path)
         assert not out.exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     with pytest.raises(KeyError), whole(out) as temporary:
-        make(temporary, "other")
-        raise KeyError
+        make(temporary, "other", fails=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (out / "deep" if folder else out).read_text() == "made"

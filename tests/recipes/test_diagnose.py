@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from rich.console import Console
 from transformers import AutoModel
 
 from penchant.cli.main import main
+from penchant.data.history import requests_before_events
 from penchant.data.split import load_split
 from penchant.data.store import Store
 from penchant.encoders.encode import encode_store
-from penchant.errors import RunError
-from penchant.evaluation.diagnostics.decoder import DecoderConfig
+from penchant.errors import ConfigError, RunError
+from penchant.evaluation.diagnostics.decoder import DecoderConfig, decodability
 from penchant.evaluation.diagnostics.page import render_page
 from penchant.evaluation.diagnostics.report import GROUPS, Diagnosis, DiagnosticsReport, render_terminal
 from penchant.evaluation.diagnostics.vectors import effective_rank, spectrum
@@ -156,12 +158,16 @@ def test_attention_is_read_of_what_reads(report: DiagnosticsReport) -> None:
     assert [r.reader for r in readings] == ["decoder"] * 3 + ["item encoder"] * 3
     assert [len(r.heads) for r in readings] == [2, 2, 2, 1, 1, 1]  # of two layers the last alone learns
     for reading in (*readings, *column(report, "karma").readings):
-        assert set(reading.pictures) == {(layer + 1, 1) for layer in range(len(reading.heads))}
+        assert set(reading.pictures) == {(reading.below + layer + 1, 1) for layer in range(len(reading.heads))}
         for weights in reading.pictures.values():
             assert weights.sum(1) == pytest.approx(1, abs=1e-4)
             assert len(weights) == len(reading.labels)
             assert not np.triu(weights, 1).any()
     trained, untouched, drawn = readings[3:]
+    assert trained.below == untouched.below == 1
+    assert column(report, "reading").notes[-1] == (
+        "the item encoder's layers below 2 were not trained: all columns have the pretrained ones."
+    )
     assert trained.labels == untouched.labels
     assert set(trained.labels) <= {"red", "blue", "green", "wool", "silk", "oak", "steel", "glass", "thing", "[UNK]"}
     assert len({trained.heads, untouched.heads, drawn.heads}) == 3
@@ -205,6 +211,10 @@ def test_the_page_loads_nothing_and_shows_all(report: DiagnosticsReport) -> None
     assert "synthetic data" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert page.count("<svg") == 3  # two spectra and the hubs
+    assert page.count('class="line dashed"') == 2 * 2  # what is within two runs, of items and users
+    for place, name in enumerate(("popularity", "sasrec", "karma", "reading")):
+        assert re.search(rf'style="background:var\(--c{place}\)"></i>{name}<', page)
+    assert re.search(r'background:repeating-linear-gradient\(90deg,var\(--c2\)[^"]*"></i>karma within<', page)
     for name in ("popularity", "sasrec", "karma", "reading", "as it began", "random", "frozen text vectors"):
         assert name in page
     # Decoder: random, untouched and two trained, of two maps and two grids each; item encoder: three of one and two.
@@ -268,3 +278,79 @@ def test_validation_tells_whether_items_collapse(runs: Path) -> None:
         last = (log / "metrics.jsonl").read_text().splitlines()[-1]
         assert "valid/Effective rank" in last
         assert "valid/Mean cosine" in last
+        assert "valid/Skew of occurrence" in last
+
+
+def test_numbers_are_those_of_a_loop_over_the_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each target with its own user's vector, items by their numbers, and hits of what was rarely seen."""
+    store = make_store(tmp_path / "store", num_items=160)
+    split = load_split(store, "temporal-successive")
+    train_run(
+        replace(sasrec(), train=TrainConfig(epochs=2, tensorboard=False, device="cpu")), store, split, tmp_path / "run"
+    )
+    asked: list[tuple[np.ndarray, ...]] = []
+
+    def spy(users: np.ndarray, targets: np.ndarray, owners: np.ndarray, words: np.ndarray, *rest: Any) -> Any:
+        asked.append((users, targets, owners, words))
+        return decodability(users, targets, owners, words, *rest)
+
+    monkeypatch.setattr("penchant.recipes.diagnose.decodability", spy)
+    numbers = diagnose([tmp_path / "run"], SMALL, QUIET).columns[0].numbers
+    model: Any = load_run(tmp_path / "run", device="cpu").model
+    judged = evaluate_retrieval(model, store, split, "test", ks=(50,), max_len=model.config.max_len, targets=120)
+    with torch.no_grad():
+        items = model.item_vectors().numpy()
+        users = [
+            model.user_vectors(requests_before_events(store, np.array([event]), model.config.max_len))[0].numpy()
+            for event in judged.events
+        ]
+    owners = [int(np.searchsorted(store.user_indptr, event, side="right")) - 1 for event in judged.events]
+    targets = [int(store.event_item[event]) for event in judged.events]
+    ((given, of_items, of_users, words),) = asked
+    np.testing.assert_allclose(given, np.stack(users), rtol=1e-4, atol=1e-5)
+    assert (of_items.tolist(), of_users.tolist()) == (targets, owners)
+    assert words.shape[0] == store.num_items + 1
+    apart = [
+        np.square(u / np.linalg.norm(u) - items[i] / np.linalg.norm(items[i])).sum()
+        for u, i in zip(users, targets, strict=True)
+    ]
+    assert numbers["alignment"] == pytest.approx(np.mean(apart), rel=1e-4)
+    assert numbers["user_rank"] == pytest.approx(effective_rank(spectrum(np.stack(users))), rel=1e-3)
+    centred = items[1:] - items[1:].mean(0)
+    assert numbers["rank_centred"] == pytest.approx(effective_rank(spectrum(centred)), rel=1e-3)
+
+    unit = items / np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-9)
+    pure = []
+    for item in range(1, store.num_items + 1):
+        near = sorted(
+            (other for other in range(1, store.num_items + 1) if other != item), key=lambda o: -unit[item] @ unit[o]
+        )
+        pure += [store.item_category[other] == store.item_category[item] for other in near[:10]]
+    assert numbers["purity"] == pytest.approx(np.mean(pure), abs=0.01)
+
+    seen = Counter(store.event_item[split.events("train")].tolist())
+    rare = [seen[item] <= 5 for item in targets]
+    hits = [item in found for item, found in zip(targets, judged.lists[:, :50].tolist(), strict=True)]
+    assert 0 < sum(rare) < len(rare)
+    assert numbers["rare_targets"] == sum(rare)
+    assert numbers["hr_rare"] == pytest.approx(np.mean([hit for hit, few in zip(hits, rare, strict=True) if few]))
+    popular = set(sorted(range(1, store.num_items + 1), key=lambda item: (-seen[item], item))[:100])
+    assert numbers["popular"] == pytest.approx(
+        np.mean([set(found) <= popular for found in judged.lists[:, :50].tolist()])
+    )
+
+
+def test_layers_and_heads_that_are_not_there_are_said(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENCHANT_CACHE", str(runs / "cache"))
+    one = diagnose([runs / "karma"], replace(SMALL, layers=(2, 9), heads=(2,)), QUIET).columns[0]
+    assert [set(r.pictures) for r in one.readings] == [{(2, 2)}] * 3
+    none = diagnose([runs / "karma"], replace(SMALL, layers=(9,)), QUIET).columns[0]
+    assert not any(reading.pictures for reading in none.readings)
+    heads = len(none.readings[0].heads[0])
+    assert f"no maps: the decoder has layers 1 to 2, and heads 1 to {heads}." in none.notes
+
+
+@pytest.mark.parametrize("field", ["steps", "rows", "width", "words", "longest", "lr"])
+def test_a_decoder_of_nothing_is_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field} is 0"):
+        DecoderConfig(**{field: 0})

@@ -75,6 +75,15 @@ def test_an_interest_is_words_items_and_pictures(reads: Explainer, market: Store
         assert (alone.words, alone.nearest) == (one.words, one.nearest)
 
 
+@pytest.mark.parametrize("part", ["model", "objective"])
+def test_a_placebo_is_not_read(part: str, run: Path) -> None:
+    loaded = load_run(run, device="cpu")
+    config = loaded.described["config"]
+    placebo = {**loaded.described, "config": {**config, part: {**config[part], "shuffled": True}}}
+    with pytest.raises(RunError, match="is a placebo: it was taught other items' texts"):
+        Explainer(run, replace(loaded, described=placebo))
+
+
 def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     checked = reads.readability("test", targets=60)
     assert set(checked.nats) == {"own", "another's", "nobody's", "popular titles", "word frequencies"}

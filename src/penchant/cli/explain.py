@@ -21,10 +21,12 @@ from penchant.recipes.runs import check_run, load_run
 class Explain:
     """Read an interest: what KARMA's vector of a user tells in words, the items nearest to it, and their pictures.
 
-    Needs a run that was taught to be read: `penchant train karma_decoded STORE`. The words are told from the vector
-    alone; the history is not given to what tells them.
+    Needs a run that was taught to be read: `penchant train karma_decoded STORE`, or, to read queries too,
+    `penchant train karma_search STORE --objective.reconstruct 0.1`. The words are told from the vector alone; the
+    history is not given to what tells them.
 
     $ penchant explain runs/karma --user 42
+    $ penchant explain runs/search --user 42 --query "red shoes"
     $ penchant explain runs/karma --drawn 10 --check 1000 --out interests.html
     """
 
@@ -33,13 +35,13 @@ class Explain:
     user: tuple[str, ...] = ()
     """Users, by their ids in the logs."""
     query: str | None = None
-    """What they typed, for a model of queries."""
+    """What they typed, for a model of queries. --check does without."""
     drawn: int = 0
     """So many users more, drawn at random."""
     check: int = 0
     """Also tell whether words are about their user, by so many clicks that no training has seen."""
     k: int = 5
-    """Items shown of each list."""
+    """Items shown of each list; on the page 10 or more."""
     seed: int = 0
     """Of what is drawn."""
     store: Path | None = None

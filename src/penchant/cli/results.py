@@ -162,12 +162,17 @@ class ReportDiagnostics:
     A model may hit well while its item vectors become opaque ids: they use few directions, the same items are in all
     lists, neighbours are of any category. The table says beside each number which way collapse is (low or high), the
     page also shows spectra, hubs and, of KARMA, the vectors that decoding reads ("within") beside those that search,
-    and attention maps of the trained, the untouched and a random transformer.
-    Each run takes some CPU minutes, most of them for the fresh decoder and for reading histories.
+    and attention maps of its transformer: trained, as it began (its words continued on the catalogue's texts), and
+    random. Each run takes some CPU minutes, most of them for the fresh decoder and for reading histories; where KARMA
+    was trained on another machine its beginning is made again, minutes more (`--no-attention` does without).
 
     $ penchant report diagnostics runs/action runs/karma runs/sasrec
-    $ penchant report diagnostics runs/karma runs/placebo --out placebo.html     texts shuffled: what is due to them?
+    $ penchant report diagnostics runs/karma runs/placebo --out placebo.html
     $ penchant report diagnostics runs/karma --layers 1 2 --heads 1 4 --targets 1000
+
+    A placebo, `penchant train karma_decoded STORE --model.shuffled --out runs/placebo`, gives every item another one's
+    texts, vectors and pictures: what it shares with the true run is not due to them. The default way of reading items,
+    `--model.items vectors`, knows it.
 
     A run without vectors (popularity, markov, item_knn) gets the numbers of its lists alone.
     """

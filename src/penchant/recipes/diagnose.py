@@ -16,16 +16,19 @@ from torch import Tensor, nn
 
 from penchant.data.history import Requests, requests_before_events
 from penchant.data.store import Store
-from penchant.errors import ConfigError, ModelUnavailableError, RunError, StoreError
+from penchant.errors import ConfigError, ModelUnavailableError, RunError, StoreError, at_least
 from penchant.evaluation.diagnostics import content, vectors
+from penchant.evaluation.diagnostics.attention import Reading
 from penchant.evaluation.diagnostics.decoder import DecoderConfig, decodability, title_words
 from penchant.evaluation.diagnostics.meaning import item_terms, js_at
-from penchant.evaluation.diagnostics.report import Diagnosis, DiagnosticsReport
+from penchant.evaluation.diagnostics.report import WITHIN, Diagnosis, DiagnosticsReport
 from penchant.evaluation.diagnostics.topics import topics
 from penchant.evaluation.protocol import RetrievalResult, evaluate_retrieval
 from penchant.evaluation.results import versions_here
 from penchant.funnel.rank import judging
+from penchant.papers.karma.items import ItemEncoder
 from penchant.papers.karma.model import Karma
+from penchant.papers.karma.pictures import PictureReader
 from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.readings import attention_readings
 from penchant.recipes.runs import LoadedRun, load_run
@@ -55,6 +58,7 @@ class DiagnoseConfig:
     def __post_init__(self) -> None:
         if self.targets < 0:
             raise ConfigError(f"targets is {self.targets}", fix="Give 1 or more, or 0 for all.")
+        at_least(0, self, "seed")
         if min((*self.layers, *self.heads), default=1) < 1:
             raise ConfigError("layers and heads count from 1", fix="Give numbers of 1 or more.")
 
@@ -225,6 +229,7 @@ def _diagnosed(
                 heads=config.heads,
                 seed=config.seed,
             )
+            notes += _not_drawn(model, readings, config)
         except (ModelUnavailableError, StoreError, RunError) as error:
             notes.append(f"no attention: {error}")
     progress.remove_task(task)
@@ -241,6 +246,24 @@ def _diagnosed(
         notes=tuple(notes),
     )
     return told, result
+
+
+def _not_drawn(model: Karma, readings: Sequence[Reading], config: DiagnoseConfig) -> list[str]:
+    """What was asked for, or might be looked for, and is not there; and what all columns of a picture share."""
+    notes = []
+    if isinstance(model.items, ItemEncoder) and isinstance(model.items.trunk, PictureReader):
+        notes.append("its item encoder reads pictures: how that attends is not shown.")
+    for told in readings:
+        if told.weights != "trained":
+            continue
+        first, last, heads = told.below + 1, told.below + len(told.heads), len(told.heads[0])
+        if not told.pictures:
+            notes.append(f"no maps: the {told.reader} has layers {first} to {last}, and heads 1 to {heads}.")
+        if told.below:
+            notes.append(
+                f"the {told.reader}'s layers below {first} were not trained: all columns have the pretrained ones."
+            )
+    return notes
 
 
 class _Within(nn.Module):
@@ -280,7 +303,7 @@ def _within(
     numbers |= _told(name, users, result, shared, config.decoder, notes, progress, task)
     progress.remove_task(task)
     return Diagnosis(
-        name=f"{name} within",
+        name=f"{name}{WITHIN}",
         kind="",
         width=items.shape[1],
         targets=len(result.events),
@@ -349,6 +372,7 @@ def _of_items(items: np.ndarray, shares: np.ndarray, categories: np.ndarray) -> 
     """How item vectors fill their space, and whether neighbours are alike."""
     return {
         "rank": vectors.effective_rank(shares),
+        "rank_centred": vectors.effective_rank(vectors.spectrum(items - items.mean(0))),
         "rank_share": vectors.effective_rank(shares) / items.shape[1],
         "stable": vectors.stable_rank(shares),
         "top": float(shares[0]),

@@ -49,7 +49,7 @@ from penchant.data.prefix_batch import PrefixBatches, PrefixDataConfig
 from penchant.data.split import Split, load_split
 from penchant.data.store import Store, read_json, write_json
 from penchant.errors import ConfigError, RunError, at_least
-from penchant.evaluation.diagnostics.vectors import item_spread, with_items
+from penchant.evaluation.diagnostics.vectors import item_spread, occurrences, skew, with_items
 from penchant.evaluation.protocol import evaluate_retrieval
 from penchant.evaluation.ranking import evaluate_ranking
 from penchant.evaluation.results import versions_here
@@ -327,7 +327,8 @@ def _validated(model: Any, store: Store, split: Split, max_len: int) -> dict[str
         max_len=max_len,
         targets=VALID_TARGETS,
     )
-    return judged.metrics() | item_spread(made.made)
+    hubs = {"Skew of occurrence": skew(occurrences(judged.lists[:, :50], store.num_items))}
+    return judged.metrics() | item_spread(made.made) | hubs
 
 
 def _train_ranking(run: RankingRun, store: Store, split: Split, out: Path) -> FitResult:

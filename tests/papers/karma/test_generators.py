@@ -25,6 +25,7 @@ from penchant.papers.karma.generators import (
     alpha_bar,
     reverse_step,
 )
+from penchant.papers.karma.language import another_item
 
 Kind = Literal["flow", "ddpm", "edm"]
 every_kind = pytest.mark.parametrize("kind", ["flow", "ddpm", "edm"])
@@ -451,3 +452,11 @@ def test_pictures_of_no_item_are_refused() -> None:
 def test_impossible_settings_say_what_is_possible(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GeneratorConfig(**wrong)
+
+
+def test_a_placebo_has_another_items_picture() -> None:
+    mine, placebo = (VisualTargets(pictures(missing=(2,)), shuffled) for shuffled in (False, True))
+    order = another_item(len(mine.values))
+    assert torch.equal(placebo.values, mine.values[order])
+    assert torch.equal(placebo.present, mine.present[order])
+    assert placebo.missing == mine.missing == 1

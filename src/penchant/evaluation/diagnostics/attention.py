@@ -87,9 +87,10 @@ class Reading:
     Attributes:
         reader: "decoder" (histories) or "item encoder" (texts).
         weights: "trained", "untouched" (those the run began with) or "random".
-        heads: [layer][head], the first layer first.
+        heads: [layer][head], the first layer that was read first.
         pictures: {(layer, head): weights [L, L]} of one example, the same for all weights; layers and heads from 1.
         labels: what each position of the example is.
+        below: layers under these, which are frozen and the pretrained ones whatever the weights are.
     """
 
     reader: str
@@ -97,6 +98,7 @@ class Reading:
     heads: tuple[tuple[HeadNumbers, ...], ...]
     pictures: dict[tuple[int, int], np.ndarray]
     labels: tuple[str, ...]
+    below: int = 0
 
     def mean(self, name: str) -> float:
         """Of one of `HeadNumbers`' fields, over all layers and heads."""
@@ -113,6 +115,7 @@ def read_maps(
     layers: Sequence[int],
     heads: Sequence[int],
     labels: Sequence[str],
+    below: int = 0,
 ) -> Reading:
     """Numbers of every layer and head, and the pictures asked for.
 
@@ -121,6 +124,7 @@ def read_maps(
         lengths: real positions of each of the N; the first is the example that is drawn.
         layers, heads: that are drawn, from 1; those the model does not have are left out.
         labels: of the example's positions.
+        below: layers under those of the maps; numbers of layers count them.
     """
     told = tuple(
         tuple(
@@ -131,9 +135,9 @@ def read_maps(
     )
     n = lengths[0]
     pictures = {
-        (layer, head): np.asarray(maps[layer - 1][0, head - 1, :n, :n])
+        (layer, head): np.asarray(maps[layer - 1 - below][0, head - 1, :n, :n])
         for layer in layers
         for head in heads
-        if 1 <= layer <= len(maps) and 1 <= head <= maps[layer - 1].shape[1]
+        if below < layer <= below + len(maps) and 1 <= head <= maps[layer - 1 - below].shape[1]
     }
-    return Reading(reader, weights, told, pictures, tuple(labels))
+    return Reading(reader, weights, told, pictures, tuple(labels), below)

@@ -26,10 +26,11 @@ INK = (44, 108, 179)
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: y at x = 1, 2, .., and its CSS colour."""
+    """One line: y at x = 1, 2, .., its CSS colour, and whether it is dashed."""
 
     y: np.ndarray
     stroke: str
+    dashed: bool = False
 
 
 def log_curves(curves: Sequence[Curve], title: str, below: str, beside: str, *, floor: float) -> Markup:
@@ -61,7 +62,8 @@ def log_curves(curves: Sequence[Curve], title: str, below: str, beside: str, *, 
         # As many points to each stretch of the logarithmic axis.
         ranks = np.unique(np.geomspace(1, len(curve.y), POINTS).round().astype(int))
         path = " ".join(f"{px(rank):.1f},{py(float(curve.y[rank - 1])):.1f}" for rank in ranks.tolist())
-        out.append(Markup('<polyline points="{}" class="line" style="stroke:{}"/>').format(path, curve.stroke))
+        kind = "line dashed" if curve.dashed else "line"
+        out.append(Markup('<polyline points="{}" class="{}" style="stroke:{}"/>').format(path, kind, curve.stroke))
     return charts.svg(WIDTH, HEIGHT, title, "curve", out)
 
 

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from penchant.errors import ConfigError, at_least
+
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -35,6 +37,12 @@ class DecoderConfig:
     """Words of a title that are told, the end included."""
     lr: float = 3e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "steps", "rows", "width", "words", "longest")
+        at_least(0, self, "seed")
+        if self.lr <= 0:
+            raise ConfigError(f"lr is {self.lr}", fix="Set it above 0.")
 
 
 @dataclass(frozen=True)

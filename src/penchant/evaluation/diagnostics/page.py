@@ -19,6 +19,7 @@ from penchant.evaluation.diagnostics.report import (
     OF_ATTENTION,
     READERS,
     WEIGHTS,
+    WITHIN,
     Diagnosis,
     DiagnosticsReport,
     Number,
@@ -47,6 +48,24 @@ class Column:
     reading: Reading
 
 
+@dataclass(frozen=True)
+class Stroke:
+    """How a column's lines are drawn; dashed: what is within a run, in the run's colour."""
+
+    colour: str
+    dashed: bool
+
+    def line(self, y: np.ndarray) -> charts.Curve:
+        """Of these values."""
+        return charts.Curve(y, self.colour, self.dashed)
+
+    @property
+    def swatch(self) -> str:
+        """As a CSS background."""
+        dashes = f"repeating-linear-gradient(90deg,{self.colour} 0 4px,transparent 4px 7px)"
+        return dashes if self.dashed else self.colour
+
+
 def write_page(report: DiagnosticsReport, path: str | Path) -> None:
     """Write the page, whole or not at all. It holds one item's words, where an item encoder's attention is drawn."""
     write_text(Path(path), render_page(report))
@@ -56,23 +75,34 @@ def render_page(report: DiagnosticsReport) -> str:
     """The page's text; see `write_page`."""
     template = page_template(Path(__file__).with_name("page.html"), {})
     columns = report.columns
-    strokes = {column.name: colour(place) for place, column in enumerate(columns)}
+    strokes = _strokes(columns)
     return template.render(
         report=report,
         runs=[column for column in columns if column.kind],
         columns=columns,
-        strokes=strokes,
+        swatches={name: stroke.swatch for name, stroke in strokes.items()},
         has_items=lambda column: len(column.item_spectrum),
         has_users=lambda column: len(column.user_spectrum),
         has_lists=lambda column: len(column.occurrences),
         groups={name: rows for name, numbers in GROUPS.items() if (rows := _rows(numbers, columns))},
         chance=shown(report.chance_purity, 3),
-        items=_spectra([(c.item_spectrum, strokes[c.name]) for c in columns], "items"),
-        users=_spectra([(c.user_spectrum, strokes[c.name]) for c in columns], "users"),
+        items=_spectra([strokes[c.name].line(c.item_spectrum) for c in columns], "items"),
+        users=_spectra([strokes[c.name].line(c.user_spectrum) for c in columns], "users"),
         hubs=_hubs(columns, strokes),
         attention=[entry for reader in READERS if (entry := _attention(reader, columns))],
         notes=[(c.name, note) for c in columns for note in c.notes],
     )
+
+
+def _strokes(columns: Sequence[Diagnosis]) -> dict[str, Stroke]:
+    """By the columns' names."""
+    runs = {column.name: colour(place) for place, column in enumerate(c for c in columns if c.kind)}
+    out = {}
+    for column in columns:
+        within = column.name.removesuffix(WITHIN)
+        dashed = not column.kind and within in runs
+        out[column.name] = Stroke(runs[within] if column.kind or dashed else "var(--muted)", dashed)
+    return out
 
 
 def _rows(numbers: dict[str, Number], columns: Sequence[Diagnosis]) -> list[Row]:
@@ -96,20 +126,16 @@ def _worst(number: Number, values: Sequence[float | None], columns: Sequence[Dia
     return place if sum(v == value for v, _ in told) == 1 else None
 
 
-def _spectra(spectra: Sequence[tuple[np.ndarray, str]], whose: str) -> Markup | None:
-    drawn = [charts.Curve(shares, stroke) for shares, stroke in spectra if len(shares)]
+def _spectra(spectra: Sequence[charts.Curve], whose: str) -> Markup | None:
+    drawn = [curve for curve in spectra if len(curve.y)]
     if not drawn:
         return None
     title = f"Share of each direction of the vectors of {whose} in the sum of squares"
     return charts.log_curves(drawn, title, "direction, the strongest first", "share", floor=FLOOR)
 
 
-def _hubs(columns: Sequence[Diagnosis], strokes: dict[str, str]) -> Markup | None:
-    drawn = [
-        charts.Curve(c.occurrences[c.occurrences > 0] / c.targets, strokes[c.name])
-        for c in columns
-        if c.occurrences.any()
-    ]
+def _hubs(columns: Sequence[Diagnosis], strokes: dict[str, Stroke]) -> Markup | None:
+    drawn = [strokes[c.name].line(c.occurrences[c.occurrences > 0] / c.targets) for c in columns if c.occurrences.any()]
     if not drawn:
         return None
     floor = min(1 / c.targets for c in columns if c.targets)

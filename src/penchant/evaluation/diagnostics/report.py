@@ -40,7 +40,13 @@ GROUPS: dict[str, dict[str, Number]] = {
         "rank": Number(
             "effective rank", "low", "exp of the entropy of the spectrum: how many directions the vectors use.", 1
         ),
-        "rank_share": Number("effective rank / width", "low", "The same as a share of the vectors' width."),
+        "rank_centred": Number(
+            "effective rank, centred",
+            "low",
+            "The same less the mean of all vectors, which adds as much to every item's score.",
+            1,
+        ),
+        "rank_share": Number("effective rank / width", "low", "The first as a share of the vectors' width."),
         "stable": Number(
             "stable rank", "low", "Sum of squares over that of the strongest direction: 1 = one direction is all.", 2
         ),
@@ -109,6 +115,8 @@ OF_ATTENTION = {
 """Numbers of `attention.HeadNumbers`."""
 
 READERS = {"decoder": "The decoder reads histories", "item encoder": "The item encoder reads texts"}
+WITHIN = " within"
+"""What the name of a column ends with that is of the vectors inside a run."""
 LABEL = 24
 """Characters of a number's name that stay together on a narrow terminal."""
 WEIGHTS = {"trained": "trained", "untouched": "as it began", "random": "random"}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from penchant.data.store import ContentVectors
 from penchant.errors import ConfigError, StoreError, at_least
 from penchant.papers.karma.denoiser import Denoiser
+from penchant.papers.karma.language import another_item
 
 LEVELS = 1000
 """Noise levels of the DDPM: Ho et al.'s T."""
@@ -278,6 +279,9 @@ class Generator(nn.Module):
 class VisualTargets(nn.Module):
     """v of every item, standardised over those that have a picture. Frozen, and in no checkpoint.
 
+    Args:
+        shuffled: every item has another's, as in a placebo (`another_item`).
+
     Attributes:
         values: float32 [I+1, V], zero where there is no picture.
         present: bool [I+1].
@@ -290,13 +294,15 @@ class VisualTargets(nn.Module):
     values: Tensor
     present: Tensor
 
-    def __init__(self, pictures: ContentVectors) -> None:
+    def __init__(self, pictures: ContentVectors, shuffled: bool = False) -> None:
         super().__init__()
         self.missing = int((~pictures.present[1:]).sum())
         if self.missing == len(pictures.present) - 1:
             raise StoreError("no item has a picture's vector", fix="Run `penchant encode` on a Store with pictures.")
-        self.register_buffer("values", torch.from_numpy(pictures.standardised()), persistent=False)
-        self.register_buffer("present", torch.from_numpy(pictures.present.copy()), persistent=False)
+        values, present = torch.from_numpy(pictures.standardised()), torch.from_numpy(pictures.present.copy())
+        shown = another_item(len(values)) if shuffled else torch.arange(len(values))
+        self.register_buffer("values", values[shown], persistent=False)
+        self.register_buffer("present", present[shown], persistent=False)
 
     def loss(
         self, generator: Generator, items: Int[Tensor, " N"], condition: Float[Tensor, "N C"]

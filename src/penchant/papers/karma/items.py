@@ -60,6 +60,8 @@ class TextReader(nn.Module):
         self.register_buffer("words", torch.full((num_items + 1, config.item_words), -1, dtype=torch.int32))
         self.below: np.ndarray | None = None
         """float16 [I+1, W, E], mapped; not saved with the model."""
+        self.num_below = 0
+        """How many layers made them; not saved either."""
 
     def forward(self, items: Int[Tensor, " N"]) -> Float[Tensor, "N E"]:
         """Zero for an item with nothing to read. Items of like length are read together, in chunks."""

@@ -131,7 +131,7 @@ def _of_text(config: KarmaConfig, began: Beginning, store: Store, sizes: Sizes) 
     if layered:
         # Only the catalogue's words: of a whole vocabulary most rows would never be read.
         state["embed_tokens.weight"] = body.get_input_embeddings().weight.detach()[torch.from_numpy(tokens)]
-    shape, below = body.config, None
+    shape, below, lower = body.config, None, 0
     if config.item_tune == "top":
         below = lower_states(body, texts, config, key)
         shape = _cut(body.config, config.item_top)
@@ -146,7 +146,7 @@ def _of_text(config: KarmaConfig, began: Beginning, store: Store, sizes: Sizes) 
     if not layered:
         told = _as_tokens(texts)
     trunk.words.copy_(told)
-    trunk.below = below
+    trunk.below, trunk.num_below = below, lower
     return model
 
 

@@ -64,13 +64,17 @@ class Explainer:
     """A finished KARMA run with its reader.
 
     Raises:
-        RunError: the run is no KARMA's, or was not taught to be read.
+        RunError: the run is no KARMA's, was not taught to be read, or was taught other items' texts.
     """
 
     def __init__(self, folder: Path, loaded: LoadedRun) -> None:
         if not isinstance(loaded.model, Karma):
             kind = loaded.described["config"]["kind"]
             raise RunError(f"{kind} has no words in it", where=folder, fix="Name a run of karma_decoded.")
+        config = loaded.described["config"]
+        if config["model"]["shuffled"] or config["objective"]["shuffled"]:
+            why = "is a placebo: it was taught other items' texts, and tells those"
+            raise RunError(why, where=folder, fix="Name the run that it is compared with.")
         self.model, self.store, self.split = loaded.model, loaded.store, loaded.split
         self.seed = int(loaded.described["config"]["train"]["seed"])
         self.reader = InterestReader.load(folder / READER).to(self.model.to_user.weight.device)

@@ -120,7 +120,7 @@ def _of_texts(
     }
     order = _longest_first(read)
     labels = _pieces(tokenizer, item_texts(store)[int(items[order[0]]) - 1], read[order[0]])
-    return _readings("item encoder", bodies, inputs, read, order, labels, layers, heads)
+    return _readings("item encoder", bodies, inputs, read, order, labels, layers, heads, before.num_below)
 
 
 def _readings(
@@ -132,11 +132,12 @@ def _readings(
     labels: list[str],
     layers: Sequence[int],
     heads: Sequence[int],
+    below: int = 0,
 ) -> list[Reading]:
     out = []
     for weights, body in bodies.items():
         maps = [layer[order] for layer in attention.attention_of(body.eval(), inputs)]
-        drawn = layers or sorted({1, len(maps)})
+        drawn = layers or sorted({below + 1, below + len(maps)})
         out.append(
             read_maps(
                 name,
@@ -147,6 +148,7 @@ def _readings(
                 layers=drawn,
                 heads=heads,
                 labels=labels,
+                below=below,
             )
         )
     return out

@@ -182,7 +182,7 @@ def build_objective(
         nothing if texts is None else texts.words,
         torch.from_numpy(counts / max(counts.sum(), 1)),
         language,
-        VisualTargets(store.vectors("image")) if config.picture else None,
+        VisualTargets(store.vectors("image"), model.config.shuffled) if config.picture else None,
         width=model.body.config.hidden_size,
     )
 
