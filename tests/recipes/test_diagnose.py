@@ -279,6 +279,7 @@ def test_validation_tells_whether_items_collapse(runs: Path) -> None:
         assert "valid/Effective rank" in last
         assert "valid/Mean cosine" in last
         assert "valid/Skew of occurrence" in last
+        assert ("valid/Effective rank within" in last) == ("karma" in log.parts)
 
 
 def test_numbers_are_those_of_a_loop_over_the_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

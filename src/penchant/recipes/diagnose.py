@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress, TaskID
-from torch import Tensor, nn
 
-from penchant.data.history import Requests, requests_before_events
+from penchant.data.history import requests_before_events
 from penchant.data.store import Store
 from penchant.errors import ConfigError, ModelUnavailableError, RunError, StoreError, at_least
 from penchant.evaluation.diagnostics import content, vectors
@@ -29,6 +26,7 @@ from penchant.funnel.rank import judging
 from penchant.papers.karma.items import ItemEncoder
 from penchant.papers.karma.model import Karma
 from penchant.papers.karma.pictures import PictureReader
+from penchant.papers.karma.within import Within
 from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.readings import attention_readings
 from penchant.recipes.runs import LoadedRun, load_run
@@ -266,21 +264,6 @@ def _not_drawn(model: Karma, readings: Sequence[Reading], config: DiagnoseConfig
     return notes
 
 
-class _Within(nn.Module):
-    """KARMA's e_i and h_t in the width of its language model."""
-
-    def __init__(self, karma: Karma) -> None:
-        super().__init__()
-        self.karma, self.num_items = karma, karma.num_items
-
-    def item_vectors(self) -> Float[Tensor, "I D"]:
-        items = torch.arange(self.num_items + 1, device=self.karma.to_item.weight.device)
-        return torch.cat([self.karma.tokens(part) for part in items.split(4096)])
-
-    def user_vectors(self, requests: Requests) -> Float[Tensor, "B D"]:
-        return self.karma.last_states(requests)[0]
-
-
 def _within(
     name: str,
     model: Karma,
@@ -293,7 +276,7 @@ def _within(
     """The vectors that decoding reads: those that search are projected from them, and may hold less."""
     task = progress.add_task(f"{name}: within", total=None)
     notes = ["e_i and h_t that decoding reads; the vectors that search are projected from them."]
-    made = vectors.with_items(_Within(model))
+    made = vectors.with_items(Within(model))
     items = made.item_vectors()[1:].float().cpu().numpy()
     users = _user_vectors(made, store, result.events, model.config.max_len)
     of_items, of_users = vectors.spectrum(items), vectors.spectrum(users)

@@ -14,12 +14,14 @@ from penchant.data.batch import SequenceBatches, SequenceDataConfig, check_lengt
 from penchant.data.split import Split
 from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError, StoreError
+from penchant.evaluation.diagnostics.vectors import item_spread, with_items
 from penchant.models import READER, Sizes, save_model
 from penchant.papers.karma.generators import VisualTargets
 from penchant.papers.karma.language import Language, Texts
 from penchant.papers.karma.model import Karma, KarmaConfig
 from penchant.papers.karma.objective import KarmaObjective, KarmaObjectiveConfig
 from penchant.papers.karma.reader import InterestReader
+from penchant.papers.karma.within import Within
 from penchant.recipes.karma.build import Beginning, build_karma, read_texts
 from penchant.recipes.karma.stages import ContinuationConfig, WarmBegin, WarmUpConfig, begin, warm_up
 from penchant.training.loop import FitResult, TrainConfig, fit
@@ -109,15 +111,13 @@ def train_karma(
     write_text(out / SAID, "".join(f"{line}\n" for line in said if line))
     batches = SequenceBatches(store, split, run.data, run.train.seed)
     can_choose = len(split.targets("valid")) > 0
-    result = fit(
-        model,
-        objective,
-        batches,
-        run.train,
-        out / LEARNER,
-        (lambda: validate(model)) if can_choose else None,
-        title="karma",
-    )
+
+    def watched() -> dict[str, float]:
+        """What chooses; and whether e_i collapses, which decoding reads and what searches is projected from."""
+        within = item_spread(with_items(Within(model)).made)
+        return validate(model) | {f"{name} within": value for name, value in within.items()}
+
+    result = fit(model, objective, batches, run.train, out / LEARNER, watched if can_choose else None, title="karma")
     if run.objective.reconstruct:
         InterestReader.of(objective).save(out / READER, tokenizer)
     save_model(model.exported(), out)
