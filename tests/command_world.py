@@ -71,13 +71,14 @@ class World:
 
 
 def first_rows(line: str) -> list[Row | FunnelRow]:
-    """Of the tables that `penchant reproduce TABLE` is to run."""
-    return [table.rows[0] for table in reproduce.choose(line.split(" ")[2])]
+    """Of the tables that `penchant reproduce TABLE` is to run, on each of their data."""
+    tables = reproduce.choose(line.split(" ")[2])
+    return [row for table in tables for row in table.rows if row.name == table.rows[0].name]
 
 
 def stores_of_rows(world: World, place: Path, line: str) -> None:
-    for row in first_rows(line):
-        shutil.copytree(world.store, place.parent / "stores" / row.data)
+    for data in {row.data for row in first_rows(line)}:
+        shutil.copytree(world.store, place.parent / "stores" / data)
 
 
 def store(world: World, place: Path, line: str) -> None:
