@@ -227,7 +227,7 @@ def _diagnosed(
                 heads=config.heads,
                 seed=config.seed,
             )
-            notes += _not_drawn(model, readings, config)
+            notes += _not_drawn(model, readings)
         except (ModelUnavailableError, StoreError, RunError) as error:
             notes.append(f"no attention: {error}")
     progress.remove_task(task)
@@ -246,7 +246,7 @@ def _diagnosed(
     return told, result
 
 
-def _not_drawn(model: Karma, readings: Sequence[Reading], config: DiagnoseConfig) -> list[str]:
+def _not_drawn(model: Karma, readings: Sequence[Reading]) -> list[str]:
     """What was asked for, or might be looked for, and is not there; and what all columns of a picture share."""
     notes = []
     if isinstance(model.items, ItemEncoder) and isinstance(model.items.trunk, PictureReader):
