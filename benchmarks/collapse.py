@@ -1,7 +1,8 @@
 """What finished runs' vectors, lists and attention look like side by side: `penchant report diagnostics` as rows.
 
 A row a run; the frozen text vectors; and what reads, as it began and with random weights, given the same input as the
-first run that has it: the frozen model, action alone and KARMA of the paper's Figure 2. Table 1's runs have a decoder
+first run that has it: the frozen model, action alone and KARMA of the paper's Figure 2, whose maps go to
+results/attention.json and are drawn by tools/attention.py. Table 1's runs have a decoder
 alone and read their items from frozen vectors; those of karma-table1-encoder have an item encoder too, which Figure 2
 is of. As it began: the backbone continued on the catalogue's texts. A row that has a result is not trained again for
 its folder: name an empty folder of results.
@@ -14,16 +15,21 @@ its folder: name an empty folder of results.
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
+import numpy as np
 from benchmarks.command import argument_parser, parsed
 from benchmarks.written import write
+from PIL import Image
 from rich.console import Console
 
-from penchant.evaluation.diagnostics.report import Diagnosis
+from penchant.data.store import write_json
+from penchant.evaluation.diagnostics.report import WEIGHTS, Diagnosis
 from penchant.recipes.diagnose import DiagnoseConfig, diagnose
 from penchant.recipes.runs import load_run
 
@@ -58,6 +64,7 @@ OF_ATTENTION = {
 """Columns of each reader, by the names of a reading's; means over layers and heads."""
 READERS = ("decoder", "item encoder")
 UNTRAINED = {"untouched": "as-it-began", "random": "random"}
+MAPS = "attention.json"
 
 
 def main() -> None:
@@ -79,6 +86,8 @@ def main() -> None:
         where = (arguments.results, TABLE, row, store, report.split)
         write(*where, metrics, config, window=report.window, seed=seed, notes=notes.get(row, ()))
         print(row, metrics, flush=True)
+    if maps := maps_of(report.columns):
+        write_json(arguments.results / f"{arguments.prefix}{MAPS}", maps)
 
 
 def rows_of(columns: Sequence[Diagnosis], prefix: str = "") -> dict[str, dict[str, float | None]]:
@@ -97,6 +106,30 @@ def rows_of(columns: Sequence[Diagnosis], prefix: str = "") -> dict[str, dict[st
             for weights, said in UNTRAINED.items():
                 rows[_row_name(f"{prefix}{reader}-{said}", rows)] = _attention(first, reader, weights)
     return rows
+
+
+def maps_of(columns: Sequence[Diagnosis]) -> dict[str, list[dict[str, str]]]:
+    """{"decoder, layer 1, head 1": [{"title": "random", "map": a grey PNG as base64}, ..]}: one example, all weights.
+
+    A map's value is 255 times the square root of the weight. What is read is not told, as it may be somebody's history.
+    """
+    out: dict[str, list[dict[str, str]]] = {}
+    for reader in READERS:
+        told = [(column.name, r) for column in columns for r in column.readings if r.reader == reader]
+        shared = [next(((WEIGHTS[w], r) for _, r in told if r.weights == w), None) for w in reversed(UNTRAINED)]
+        trained = [(name, r) for name, r in told if r.weights == "trained"]
+        for title, reading in [*filter(None, shared), *trained]:
+            for (layer, head), weights in reading.pictures.items():
+                drawn = {"title": title, "map": _png(weights)}
+                out.setdefault(f"{reader}, layer {layer}, head {head}", []).append(drawn)
+    return out
+
+
+def _png(weights: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    pixels = np.rint(255 * np.sqrt(np.clip(weights, 0, 1))).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _row_name(name: str, taken: Mapping[str, object]) -> str:
