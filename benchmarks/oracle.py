@@ -12,14 +12,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 from benchmarks.command import argument_parser
 from benchmarks.written import is_there, write
 
 from penchant.bazaar.oracle import judge
 from penchant.data.split import load_split
 from penchant.data.store import Store
-from penchant.evaluation.metrics import hr_at, ndcg_at
 from penchant.recipes.funnel.tables import SPLIT, TARGETS
 
 TABLE = "oracle"
@@ -36,14 +34,9 @@ def main() -> None:
             print(f"{store.name}: finished before")
             continue
         wall, cpu = time.perf_counter(), time.process_time()
-        ranks = judge(store, load_split(store, SPLIT), "test", arguments.targets).ranks
+        judged = judge(store, load_split(store, SPLIT), "test", arguments.targets)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        for knows, found in reversed(ranks.items()):  # user last: it says that all are there
-            metrics = {
-                f"{name}@{k}": float(np.mean(metric(found, k)))
-                for k in (10, 50)
-                for name, metric in (("HR", hr_at), ("NDCG", ndcg_at))
-            }
+        for knows, metrics in reversed(judged.metrics().items()):  # user last: it says that all are there
             config = {"targets": arguments.targets}
             write(arguments.results, TABLE, knows, store, SPLIT, metrics, config, window="test", wall=wall, cpu=cpu)
             print(store.name, knows, metrics, flush=True)

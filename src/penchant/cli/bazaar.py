@@ -55,10 +55,8 @@ def bazaar(args: Sequence[str]) -> None:
     """Do one of the market's tasks."""
     if pick("bazaar", "task", TASKS, HELP, args) is None:
         return
-    import numpy as np
-
-    from penchant.bazaar.oracle import KNOWS, judge
-    from penchant.evaluation.metrics import auc, gauc, hr_at, ndcg_at
+    from penchant.bazaar.oracle import judge
+    from penchant.evaluation.metrics import auc, gauc
 
     chosen = parse("bazaar oracle", Oracle, args[1:])
     check_folder(chosen.out)
@@ -68,14 +66,7 @@ def bazaar(args: Sequence[str]) -> None:
     beside = {str(run): _judged(run, store, split, chosen.window) for run in chosen.beside}
     with console.status("living through the window again"):
         judged = judge(store, split, chosen.window, chosen.targets, chosen.seed)
-    rows = {
-        kind: {
-            f"{name}@{k}": float(np.mean(metric(judged.ranks[kind], k)))
-            for k in (10, 50)
-            for name, metric in (("HR", hr_at), ("NDCG", ndcg_at))
-        }
-        for kind in KNOWS
-    }
+    rows = judged.metrics()
     numbers = {
         "store": store.fingerprint,
         "split": split.fingerprint,

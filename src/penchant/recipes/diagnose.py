@@ -227,7 +227,7 @@ def _diagnosed(
                 heads=config.heads,
                 seed=config.seed,
             )
-            notes += _not_drawn(model, readings)
+            notes += _not_drawn(model, readings, config)
         except (ModelUnavailableError, StoreError, RunError) as error:
             notes.append(f"no attention: {error}")
     progress.remove_task(task)
@@ -246,7 +246,7 @@ def _diagnosed(
     return told, result
 
 
-def _not_drawn(model: Karma, readings: Sequence[Reading]) -> list[str]:
+def _not_drawn(model: Karma, readings: Sequence[Reading], config: DiagnoseConfig) -> list[str]:
     """What was asked for, or might be looked for, and is not there; and what all columns of a picture share."""
     notes = []
     if isinstance(model.items, ItemEncoder) and isinstance(model.items.trunk, PictureReader):
@@ -255,8 +255,11 @@ def _not_drawn(model: Karma, readings: Sequence[Reading]) -> list[str]:
         if told.weights != "trained":
             continue
         first, last, heads = told.below + 1, told.below + len(told.heads), len(told.heads[0])
-        if not told.pictures:
-            notes.append(f"no maps: the {told.reader} has layers {first} to {last}, and heads 1 to {heads}.")
+        without = [f"layer {layer}" for layer in config.layers if not first <= layer <= last]
+        without += [f"head {head}" for head in config.heads if head > heads]
+        if without:
+            has = f"the {told.reader} has layers {first} to {last}, and heads 1 to {heads}"
+            notes.append(f"no maps of {', '.join(without)}: {has}.")
         if told.below:
             notes.append(
                 f"the {told.reader}'s layers below {first} were not trained: all columns have the pretrained ones."
