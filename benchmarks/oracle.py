@@ -18,6 +18,7 @@ from benchmarks.written import is_there, write
 from penchant.bazaar.oracle import judge
 from penchant.data.split import load_split
 from penchant.data.store import Store
+from penchant.evaluation.metrics import mean_metrics
 from penchant.recipes.funnel.tables import SPLIT, TARGETS
 
 TABLE = "oracle"
@@ -36,7 +37,8 @@ def main() -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         judged = judge(store, load_split(store, SPLIT), "test", arguments.targets)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        for knows, metrics in reversed(judged.metrics().items()):  # user last: it says that all are there
+        for knows, ranks in reversed(judged.ranks.items()):  # user last: it says that all are there
+            metrics = mean_metrics(ranks, (10, 50), ("HR", "NDCG"))
             config = {"targets": arguments.targets}
             write(arguments.results, TABLE, knows, store, SPLIT, metrics, config, window="test", wall=wall, cpu=cpu)
             print(store.name, knows, metrics, flush=True)

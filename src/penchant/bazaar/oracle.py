@@ -26,7 +26,6 @@ from penchant.bazaar.world import World
 from penchant.data.split import Split
 from penchant.data.store import Store
 from penchant.errors import StoreError
-from penchant.evaluation.metrics import hr_at, ndcg_at
 
 KNOWS = ("user", "session", "request")
 GRID = np.geomspace(1e-4, 1e4, 48)
@@ -50,17 +49,6 @@ class Judged:
     chances: np.ndarray
     attractions: np.ndarray
     requests: np.ndarray
-
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """HR and NDCG of lists of 10 and of 50, for each of `KNOWS`."""
-        return {
-            knows: {
-                f"{name}@{k}": float(np.mean(metric(ranks, k)))
-                for k in (10, 50)
-                for name, metric in (("HR", hr_at), ("NDCG", ndcg_at))
-            }
-            for knows, ranks in self.ranks.items()
-        }
 
 
 def market_of(store: Store) -> World:

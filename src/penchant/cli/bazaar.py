@@ -56,7 +56,7 @@ def bazaar(args: Sequence[str]) -> None:
     if pick("bazaar", "task", TASKS, HELP, args) is None:
         return
     from penchant.bazaar.oracle import judge
-    from penchant.evaluation.metrics import auc, gauc
+    from penchant.evaluation.metrics import auc, gauc, mean_metrics
 
     chosen = parse("bazaar oracle", Oracle, args[1:])
     check_folder(chosen.out)
@@ -66,7 +66,7 @@ def bazaar(args: Sequence[str]) -> None:
     beside = {str(run): _judged(run, store, split, chosen.window) for run in chosen.beside}
     with console.status("living through the window again"):
         judged = judge(store, split, chosen.window, chosen.targets, chosen.seed)
-    rows = judged.metrics()
+    rows = {knows: mean_metrics(ranks, (10, 50), ("HR", "NDCG")) for knows, ranks in judged.ranks.items()}
     numbers = {
         "store": store.fingerprint,
         "split": split.fingerprint,

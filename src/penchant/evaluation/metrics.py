@@ -10,6 +10,7 @@ did not score the target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,11 @@ def mrr_at(ranks: Float[np.ndarray, " T"], k: int) -> Float[np.ndarray, " T"]:
 
 
 RANK_METRICS = {"HR": hr_at, "Recall": recall_at, "NDCG": ndcg_at, "MRR": mrr_at}
+
+
+def mean_metrics(ranks: Float[np.ndarray, " T"], ks: Sequence[int], names: Sequence[str]) -> dict[str, float]:
+    """Means of some of `RANK_METRICS`, as {"HR@10": 0.1, ..}."""
+    return {f"{name}@{k}": float(RANK_METRICS[name](ranks, k).mean()) for k in ks for name in names}
 
 
 def exposure(lists: Int[np.ndarray, "T K"], num_items: int) -> Int[np.ndarray, " I"]:
