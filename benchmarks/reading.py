@@ -7,20 +7,26 @@ clicked is among the ten nearest.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
+                                                                  # and docs/figures/interests.png, if it has pictures
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.bazaar_figures import FIGURES
 from benchmarks.command import argument_parser, parsed, run_in
 from benchmarks.written import is_there, write
+from PIL import Image
 
-from penchant.data.store import write_text
+from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError
 from penchant.evaluation.report.findings import FINDINGS
 from penchant.recipes.karma.build import item_texts
-from penchant.recipes.karma.explain import Explainer, Readability
+from penchant.recipes.karma.explain import Explainer, Explanation, Readability
+from penchant.recipes.karma.explained import small_pictures
 
 TABLE = "reading"
 
@@ -36,7 +42,10 @@ def main() -> None:
     if arguments.examples:
         folder = arguments.runs[-1]
         explainer = Explainer(folder, run_in(folder, arguments.stores))
-        write_text(arguments.results / FINDINGS / "interests.md", examples(explainer, arguments.examples))
+        explained = explained_of(explainer, arguments.examples)
+        write_text(arguments.results / FINDINGS / "interests.md", examples(explainer, explained))
+        if any(one.pictures for one in explained):
+            contact_sheet(explainer.store, explained).save(FIGURES / "interests.png", optimize=True)
         return
     for folder in arguments.runs:
         loaded = run_in(folder, arguments.stores)
@@ -75,8 +84,22 @@ reach of what writes word by word. Of a run on the Store {fingerprint}, seed {se
 """
 
 
-def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
-    """A page of users drawn at random; of generated data alone, as other catalogues have owners.
+PICTURES = """
+Its picture is told as well, a vector of the space that pictures are encoded in. Left the pictures of the last actions,
+newest first; in the middle those nearest to the picture told; right those of the nearest items. A row a user, in the
+order of the table. The share of clicks whose picture is among the ten nearest, of {items:,}, to the one told:
+{{{{benchmarks/reading@{data} karma: Picture among 10}}}}; told from another's vector
+{{{{benchmarks/reading@{data} another-user: Picture among 10}}}}, from the mean of all
+{{{{benchmarks/reading@{data} nobody: Picture among 10}}}}.
+
+![Last actions, pictures told, nearest items (all generated)](../figures/interests.png)
+"""
+TILE, GAP = 56, 14
+"""Width of a picture on the sheet, and between its parts, in pixels."""
+
+
+def explained_of(explainer: Explainer, count: int) -> list[Explanation]:
+    """Users drawn at random; of generated data alone, as other catalogues have owners.
 
     Raises:
         ConfigError: the Store is not synthetic.
@@ -86,19 +109,40 @@ def examples(explainer: Explainer, count: int, shown: int = 4) -> str:
         raise ConfigError(
             f"{store.name} is real data", where="--examples", fix="Name a run on a generated market last."
         )
+    return explainer.explain(explainer.drawn(count))
+
+
+def examples(explainer: Explainer, explained: Sequence[Explanation], shown: int = 4) -> str:
+    """The page of these users."""
+    store = explainer.store
 
     def told(items: tuple[int, ...]) -> str:
         return "; ".join(explainer.titles[item] for item in items[:shown])
 
-    explained = explainer.explain(explainer.drawn(count))
     texts = [" ".join(text.split()) for text in item_texts(store)]
     copied = sum(any(text.startswith(one.words) for text in texts) for one in explained if one.words)
     lines = [
         f"| {one.user_id} | **{one.words or '(no word)'}** | {told(one.history)} | {told(one.nearest)} |\n"
         for one in explained
     ]
+    page = EXAMPLES + "".join(lines) + (PICTURES if any(one.pictures for one in explained) else "")
     provenance = {"data": store.name, "fingerprint": store.fingerprint, "seed": explainer.seed}
-    return EXAMPLES.format(**provenance, count=len(explained), copied=copied) + "".join(lines)
+    return page.format(**provenance, count=len(explained), copied=copied, items=store.num_items)
+
+
+def contact_sheet(store: Store, explained: Sequence[Explanation], shown: int = 6) -> Image.Image:
+    """A row a user: pictures of the last actions, those nearest to the picture told, those of the nearest items."""
+    rows = [[part[:shown] for part in (one.history, one.pictures, one.nearest)] for one in explained]
+    found = small_pictures(store, {item for row in rows for part in row for item in part}, (TILE, TILE))
+    part_width = shown * (TILE + 2) + GAP
+    sheet = Image.new("RGB", (3 * part_width - GAP, len(rows) * (TILE + 2)), "white")
+    for y, row in enumerate(rows):
+        for n, part in enumerate(row):
+            for x, item in enumerate(part):
+                if found[item]:
+                    place = (n * part_width + x * (TILE + 2), y * (TILE + 2))
+                    sheet.paste(Image.open(io.BytesIO(found[item])), place)
+    return sheet.quantize(256)
 
 
 def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:

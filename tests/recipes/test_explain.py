@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.reading import examples, metrics_of
+from benchmarks.reading import GAP, TILE, contact_sheet, examples, explained_of, metrics_of
+from PIL import Image
 from safetensors.torch import load_file
 
 from penchant.cli.main import main
@@ -23,6 +25,7 @@ from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
 from penchant.recipes.karma.build import item_texts
 from penchant.recipes.karma.explain import Explainer, _by_frequency, _by_popularity
+from penchant.recipes.karma.explained import small_pictures
 from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
 from penchant.serve.bundle import Bundle
@@ -289,13 +292,32 @@ def test_a_damaged_or_missing_reader_is_named(funnel: Path, market: Store, tmp_p
 
 def test_examples_are_shown_of_generated_data_alone(reads: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="is real data"):
-        examples(reads, 3)
+        explained_of(reads, 3)
     monkeypatch.setitem(reads.store.manifest, "synthetic", True)
-    page = examples(reads, 3)
+    explained = explained_of(reads, 4)
+    page = examples(reads, explained)
     users = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| u")][1:]
-    assert users == reads.drawn(3)
+    assert users == reads.drawn(4)
+    assert "karma: Picture among 10}}" in page
     said = ("red", " ".join(item_texts(reads.store)[4].split()[:3]), "words of no item", "")
-    shown = [replace(one, words=words) for one, words in zip(reads.explain(reads.drawn(4)), said, strict=True)]
-    monkeypatch.setattr(reads, "explain", lambda users: shown)
-    assert "Of the 4\ntexts told 2 are exactly how an item's text begins." in examples(reads, 4)
+    shown = [replace(one, words=words, pictures=()) for one, words in zip(explained, said, strict=True)]
+    page = examples(reads, shown)
+    assert "Of the 4\ntexts told 2 are exactly how an item's text begins." in page
     assert f"{{{{benchmarks/reading@{reads.store.name} karma: Nats a word}}}}" in page
+    assert "icture" not in page  # where none is told
+
+
+def test_a_contact_sheet_shows_each_users_pictures_in_their_places(reads: Explainer, market: Store) -> None:
+    one = reads.explain(reads.drawn(1))[0]
+    there = [item for item in range(1, market.num_items + 1) if small_pictures(market, {item})[item]][:3]
+    shown = [replace(one, history=(there[0],), pictures=(there[1], there[2]), nearest=()), one]
+    sheet = contact_sheet(market, shown, shown=2).convert("RGB")
+    assert sheet.size == (3 * (2 * (TILE + 2) + GAP) - GAP, 2 * (TILE + 2))
+    row = np.asarray(sheet)[: TILE + 2].astype(int)
+    starts = [0, 2 * (TILE + 2) + GAP, 3 * (TILE + 2) + GAP]
+    for item, x in zip(there, starts, strict=True):
+        tile = np.asarray(Image.open(io.BytesIO(small_pictures(market, {item}, (TILE, TILE))[item])).convert("RGB"))
+        placed = row[: tile.shape[0], x : x + tile.shape[1]]
+        assert abs(placed - tile).mean() < 12  # of 255: colours of a palette
+    assert (row[:, TILE + 2 : starts[1]] == 255).all()
+    assert (row[:, starts[2] + TILE + 2 :] == 255).all()

@@ -33,7 +33,7 @@ def write_explained(
     page = page_template(Path(__file__).with_suffix(".html"), {}).render(
         explained=explained,
         titles=titles,
-        pictures=_pictures(store, items),
+        pictures={item: _uri(picture) for item, picture in small_pictures(store, items).items()},
         data=store.name,
         run=run,
         synthetic=bool(store.manifest.get("synthetic", False)),
@@ -43,17 +43,19 @@ def write_explained(
     write_text(path, page)
 
 
-def _pictures(store: Store, items: set[int]) -> dict[int, str]:
-    """Each item's small picture as a data URI; "" where there is none that can be read."""
-    out = dict.fromkeys(items, "")
+def small_pictures(store: Store, items: set[int], size: tuple[int, int] = SIZE) -> dict[int, bytes]:
+    """Each item's picture as a JPEG within this width and height; empty where there is none that can be read."""
+    out = dict.fromkeys(items, b"")
     with pq.ParquetFile(store.path / "items.parquet") as file:
         first = 1
         for batch in file.iter_batches(batch_size=256, columns=["image"]):
             column = pa.Table.from_batches([batch])["image"]
             for item in items & set(range(first, first + len(column))):
                 encoded = column[item - first].as_py()
-                small = small_jpeg(encoded, SIZE) if encoded else None
-                if small:
-                    out[item] = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
+                out[item] = (small_jpeg(encoded, size) if encoded else None) or b""
             first += len(column)
     return out
+
+
+def _uri(picture: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if picture else ""
