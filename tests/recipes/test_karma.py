@@ -26,7 +26,13 @@ from penchant.recipes.karma import stages
 from penchant.recipes.karma.build import read_texts
 from penchant.recipes.karma.run import KarmaRun
 from penchant.recipes.karma.stages import ContinuationConfig, WarmUpConfig
-from penchant.recipes.karma.tables import regimes, regimes_cold, regimes_cold_tested, regimes_tested
+from penchant.recipes.karma.tables import (
+    regimes,
+    regimes_cold,
+    regimes_cold_again,
+    regimes_cold_tested,
+    regimes_tested,
+)
 from penchant.recipes.runs import load_run, train_run
 from penchant.training.loop import TrainConfig
 from tests.checkerboard import requests_of
@@ -323,3 +329,15 @@ def test_what_the_regimes_chose_is_tested_by_seeds_that_chose_nothing() -> None:
         assert (chosen.window, tested.window) == ("valid", "test")
         assert set(tested.rows) <= set(chosen.rows)
         assert tested.cold == chosen.cold
+
+
+def test_new_items_are_tested_again_elsewhere_with_another_items_texts_beside_them() -> None:
+    before, again = regimes_cold_tested(), regimes_cold_again()
+    assert again.first_seed >= before.first_seed + before.seeds
+    assert (again.window, again.cold, again.targets) == (before.window, before.cold, before.targets)
+    rows = {row.name: row for row in again.rows}
+    assert [replace(row, data="bazaar-new-items") for row in again.rows[:2]] == list(before.rows)
+    both, shuffled = rows["new-items-both"].run, rows["new-items-shuffled"].run
+    assert isinstance(both, KarmaRun)
+    assert shuffled == replace(both, objective=replace(both.objective, shuffled=True))
+    assert {row.data for row in again.rows}.isdisjoint(row.data for row in before.rows)

@@ -25,6 +25,8 @@ PREPARE = {
     "--knobs.identity 0 --knobs.price 0 --out {store}, then penchant encode {store}",
     "bazaar-new-items": "penchant prepare bazaar --size small --no-pictures --knobs.cold 1 --out {store}, "
     "then penchant encode {store}",
+    "bazaar-more-new-items": "penchant prepare bazaar --size small --no-pictures --knobs.cold 1 --seed 1 "
+    "--out {store}, then penchant encode {store}",
     "bazaar-few-items": "penchant prepare bazaar --size small --items 500 --no-pictures --out {store}, "
     "then penchant encode {store}",
 }
