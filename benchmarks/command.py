@@ -33,7 +33,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def run_in(folder: Path, stores: Path) -> LoadedRun:
-    """The finished run in a folder, whose Store lies in `stores` by its name.
+    """The finished run in a folder, whose Store lies in `stores` by the name of the folder that the run had it in.
 
     Raises:
         RunError: no finished run there, or the Store is another one.
@@ -42,5 +42,5 @@ def run_in(folder: Path, stores: Path) -> LoadedRun:
     from penchant.recipes.runs import RUN, load_run
 
     file = folder / RUN
-    name = json.loads(file.read_text())["store"]["name"] if file.is_file() else ""
+    name = Path(json.loads(file.read_text())["store"]["path"]).name if file.is_file() else ""
     return load_run(folder, stores / name, "cpu")
