@@ -156,7 +156,7 @@ def metrics_of(checked: Readability) -> dict[str, dict[str, float | None]]:
     }
     out: dict[str, dict[str, float | None]] = {row: {} for row in rows.values()}
     for what, values in checked.measures().items():
-        gains = checked.gains(values)
+        gains = checked.gains(what)
         for name, value in values.items():
             out[rows[name]][what] = float(value.mean())
             if name in gains:

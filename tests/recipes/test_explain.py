@@ -24,7 +24,7 @@ from penchant.funnel.pipeline import ChannelSettings, FunnelSettings, save_setti
 from penchant.models import build_model, save_model, sizes_of
 from penchant.recipes.controls import sasrec
 from penchant.recipes.karma.build import item_texts
-from penchant.recipes.karma.explain import Explainer, _by_frequency, _by_popularity
+from penchant.recipes.karma.explain import APART, CHOICES, Explainer, _by_frequency, _by_popularity
 from penchant.recipes.karma.explained import small_pictures
 from penchant.recipes.karma.served import BundleReader, export_reader
 from penchant.recipes.runs import load_run, train_run
@@ -95,7 +95,7 @@ def test_words_are_checked_on_clicks_nobody_has_seen(reads: Explainer) -> None:
     assert all(((values >= 0) & (values <= 1)).all() for values in checked.overlap.values())
     assert len({len(v) for v in (*checked.nats.values(), *checked.overlap.values(), checked.users)}) == 1
     assert set(checked.pictures) == {"own", "another's", "nobody's"}
-    assert set(checked.measures()) == {"Nats a word", "Title's terms told", "Picture among 10"}
+    assert set(checked.measures()) == {"Nats a word", APART, "Title's terms told", "Picture among 10"}
     assert any("own against another's" in line for line in checked.lines())
     # Whole texts are few, words in any order are many.
     assert checked.nats["popular titles"].mean() < checked.nats["word frequencies"].mean()
@@ -121,17 +121,49 @@ def test_what_knows_the_next_item_is_told_apart_by_the_sign_of_its_gains(
     assert checked.overlap["own"] == pytest.approx(0.75)  # of four terms the number is no word of the tiny tokenizer
     means = {name: float(values.mean()) for name, values in checked.nats.items()}
     assert means["own"] < means["another's"] < means["popular titles"] < means["word frequencies"]
-    fewer, more = checked.gains(checked.nats), checked.gains(checked.overlap)
+    fewer, more = checked.gains("Nats a word"), checked.gains("Title's terms told")
     assert set(fewer) == set(means) - {"own"}
     assert all(gain.low <= gain.value <= gain.high < 0 for gain in fewer.values())  # of nats, own has fewer
     assert all(0 < gain.low <= gain.value <= gain.high for gain in more.values())
     rows = metrics_of(checked)
     assert set(rows) == {"karma", "another-user", "nobody", "most-popular", "word-frequencies"}
-    assert rows["karma"] == pytest.approx({"Nats a word": 0.01, "Title's terms told": 0.75})
+    assert rows["karma"] == pytest.approx(
+        {"Nats a word": 0.01, "Title's terms told": 0.75, APART: float(checked.apart["own"].mean())}
+    )
+    assert rows["most-popular"][APART] == pytest.approx(np.log(CHOICES))
     assert rows["another-user"]["Nats a word"] == pytest.approx(means["another's"])
     assert rows["most-popular"]["Nats a word: own less this, from"] == fewer["popular titles"].low
     assert rows["most-popular"]["Nats a word: own less this, to"] == fewer["popular titles"].high
     assert rows["another-user"]["Title's terms told: own less this, from"] == more["another's"].low
+
+
+def test_texts_are_told_apart_by_how_much_likelier_the_vector_makes_them(
+    reads: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any text nobody's vector makes a word cost 1 nat; the right one's its own 0.5, a wrong one's the right 1.5."""
+    texts = reads._texts
+    (told,) = np.nonzero((texts >= 0).any(1).numpy())
+    items = told[:6]
+    counts = np.zeros(len(texts), dtype=np.int64)
+
+    def nll(model: object, h: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        mine = (texts[h[:, 0].long().abs()] == words).all(1)
+        return torch.where(mine, 1 - 0.5 * h[:, 0].sign(), 1.0)
+
+    monkeypatch.setattr(reads.reader, "nll", nll)
+    own = torch.from_numpy(items)[:, None].float()
+    sides = {"own": own, "another's": -own, "nobody's": torch.zeros_like(own)}
+    found = reads._told_apart(sides, items, counts, seed=0)
+    drawn = np.random.default_rng(0).choice(told, (6, CHOICES - 1), p=np.full(len(told), 1 / len(told)))
+    for row, item in enumerate(items):
+        same = 1 + int((texts[drawn[row]] == texts[item]).all(1).sum())
+        for name, sign in (("own", 0.5), ("another's", -0.5)):
+            weight = float(np.exp(sign * int((texts[item] >= 0).sum())))
+            assert found[name][row] == pytest.approx(-np.log(weight / (same * weight + CHOICES - same)), rel=1e-4)
+    assert found["popular titles"] == pytest.approx(np.log(CHOICES))
+    counts[told[7]] = 10**6  # drawn by clicks: nearly always this one
+    texts_then = reads._told_apart(sides | {"own": torch.full_like(own, float(told[7]))}, items, counts, seed=0)["own"]
+    assert (texts_then > found["popular titles"]).all()
 
 
 def test_a_picture_is_found_where_it_is_the_one_told(

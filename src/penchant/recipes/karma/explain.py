@@ -37,6 +37,10 @@ BLOCK = 256
 """Requests read at once."""
 SEEN = 10
 """Pictures nearest to the one told, among which the next item's may be."""
+CHOICES = 50
+"""Texts among which the one clicked is told apart."""
+APART = f"Nats of which of {CHOICES} texts"
+"""Name of that measure."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,12 @@ class Explainer:
         return [self.store.user_ids[user] for user in chosen]
 
     @torch.no_grad()
-    def readability(self, window: str = "test", targets: int = 1000, seed: int = 0) -> Readability:
+    def readability(self, window: str = "test", targets: int = 1000, seed: int = 0, apart: int = 200) -> Readability:
         """Whether words told from h_t are about what its user clicked next, on a window no training has seen.
+
+        Args:
+            targets: clicks, drawn at random.
+            apart: so many of them, drawn at random, are told apart from others, which costs the most.
 
         Raises:
             ConfigError: the window has too few clicks on items with a text.
@@ -166,6 +174,7 @@ class Explainer:
             for name, x in sides.items()
         }
         counts = self.split.item_counts(self.store)
+        some = np.random.default_rng(seed).permutation(len(items))[:apart]
         told |= {
             "popular titles": _by_popularity(self._texts, torch.from_numpy(counts))[torch.from_numpy(items)],
             "word frequencies": _by_frequency(self._texts, torch.from_numpy(counts), words.cpu()),
@@ -188,7 +197,40 @@ class Explainer:
             {name: values.cpu().numpy() for name, values in told.items()},
             {"own": own, "another's": others, "popular titles": np.array([_share(popular, of) for of in right])},
             {name: self._found(x, items) for name, x in sides.items()} if self._pictures else {},
+            users[some],
+            self._told_apart({name: x[torch.from_numpy(some)] for name, x in sides.items()}, items[some], counts, seed),
         )
+
+    def _told_apart(
+        self,
+        sides: dict[str, Float[Tensor, "S D"]],
+        items: Int[np.ndarray, " S"],
+        counts: Int[np.ndarray, " I"],
+        seed: int,
+    ) -> dict[str, Float[np.ndarray, " S"]]:
+        """Nats of which of `CHOICES` texts is the item's, the others drawn as often as their items are clicked.
+
+        A text's score is the log of how many times likelier it is told from the vector than from nobody's. By
+        popularity alone the texts, drawn by it, cannot be told apart.
+        """
+        lengths = (self._texts >= 0).sum(1)
+        often = np.where(lengths.numpy() > 0, counts + 1, 0)  # one more each: some are new
+        drawn = np.random.default_rng(seed).choice(len(often), (len(items), CHOICES - 1), p=often / often.sum())
+        offered = torch.from_numpy(np.concatenate([items[:, None], drawn], axis=1)).flatten()
+
+        def nats(h: Float[Tensor, "B D"], of: Int[Tensor, " B"], said: str) -> Float[Tensor, " B"]:
+            blocks = track(range(0, len(of), BLOCK), description=said, transient=True)
+            parts = [slice(start, start + BLOCK) for start in blocks]
+            words = self._texts[of].to(h.device)
+            return torch.cat([self.reader.nll(self.model, h[part], words[part]) for part in parts]).cpu() * lengths[of]
+
+        texts, place = torch.unique(offered, return_inverse=True)
+        anyhow = nats(sides["nobody's"][:1].expand(len(texts), -1), texts, "texts of nobody")[place]
+        out = {}
+        for name in ("own", "another's"):
+            gain = anyhow - nats(sides[name].repeat_interleave(CHOICES, 0), offered, "texts told apart")
+            out[name] = -gain.reshape(-1, CHOICES).log_softmax(1)[:, 0].numpy()
+        return out | {"popular titles": np.full(len(items), np.log(CHOICES))}
 
     def _read(self, requests: Requests) -> tuple[Float[Tensor, "B D"], Tensor]:
         return self.model.last_states(requests.to(self._items.device))
@@ -217,6 +259,8 @@ class Readability:
             by how often items ("popular titles") or words ("word frequencies") were clicked. Lower is better.
         overlap: share of the terms of the target's title among the words told, or in the most popular title.
         pictures: whether the target's picture is among the ten nearest to the one told; empty where none is told.
+        apart_users: of S of the targets.
+        apart: of these, nats of which of `CHOICES` texts is the target's. Lower is better.
     """
 
     window: str
@@ -224,19 +268,23 @@ class Readability:
     nats: dict[str, Float[np.ndarray, " T"]]
     overlap: dict[str, Float[np.ndarray, " T"]]
     pictures: dict[str, Float[np.ndarray, " T"]]
+    apart_users: Int[np.ndarray, " S"]
+    apart: dict[str, Float[np.ndarray, " S"]]
 
-    def measures(self) -> dict[str, dict[str, Float[np.ndarray, " T"]]]:
+    def measures(self) -> dict[str, dict[str, Float[np.ndarray, " _"]]]:
         """Those there are, by name."""
         all_of_them = {
             "Nats a word": self.nats,
+            APART: self.apart,
             "Title's terms told": self.overlap,
             f"Picture among {SEEN}": self.pictures,
         }
         return {name: values for name, values in all_of_them.items() if values}
 
-    def gains(self, values: dict[str, Float[np.ndarray, " T"]]) -> dict[str, Difference]:
-        """The user's own less each other, over users."""
-        _, of = np.unique(self.users, return_inverse=True)
+    def gains(self, what: str) -> dict[str, Difference]:
+        """The user's own less each other in one of `measures`, over users."""
+        values = self.measures()[what]
+        _, of = np.unique(self.apart_users if what == APART else self.users, return_inverse=True)
         weights = np.bincount(of)
         means = {name: np.bincount(of, value) / weights for name, value in values.items()}
         return {name: paired_bootstrap(means["own"], mean, weights) for name, mean in means.items() if name != "own"}
@@ -247,7 +295,7 @@ class Readability:
         for what, values in self.measures().items():
             means = ", ".join(f"{name} {value.mean():.4f}" for name, value in values.items())
             out.append(f"{what}: {means}")
-            for name, gain in self.gains(values).items():
+            for name, gain in self.gains(what).items():
                 out.append(f"  own against {name}: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
         return out
 
