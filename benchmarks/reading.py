@@ -2,8 +2,8 @@
 
 The text of each click is told from its user's own h_t, from another user's and from the mean of all, in nats a word;
 and by no vector: each text, or each word, as likely as it is among what was clicked. The likeliest words are compared
-with the title clicked, beside another user's words and the most popular title. Where pictures are told, whether the one
-clicked is among the ten nearest.
+with the title clicked, beside another user's words and the most popular title. Which of fifty texts is the one clicked,
+the others drawn by popularity, is told in nats. Where pictures are told, whether the one clicked is among the ten nearest.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
@@ -25,7 +25,7 @@ from penchant.data.store import Store, write_text
 from penchant.errors import ConfigError
 from penchant.evaluation.report.findings import FINDINGS
 from penchant.recipes.karma.build import item_texts
-from penchant.recipes.karma.explain import Explainer, Explanation, Readability
+from penchant.recipes.karma.explain import APART, Explainer, Explanation, Readability
 from penchant.recipes.karma.explained import small_pictures
 
 TABLE = "reading"
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argument_parser(__doc__, threads=1)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of karma_decoded")
     parser.add_argument("--stores", type=Path, default=Path("stores"))
-    parser.add_argument("--targets", type=int, default=2000)
+    parser.add_argument("--targets", type=int, default=1000)
     parser.add_argument("--prefix", default="", help="what the rows' names begin with: a second run of one Store")
     parser.add_argument("--examples", type=int, default=0, help="show so many users of the last run, drawn at random")
     arguments = parsed(parser)
@@ -77,7 +77,11 @@ Over clicks that no training has seen, the text clicked takes
 {{{{benchmarks/reading@{data} word-frequencies: Nats a word}}}} from no vector, each word as likely as it is among
 the texts clicked. Who knows every text of the catalogue by heart, and has only to say which it is, needs
 {{{{benchmarks/reading@{data} most-popular: Nats a word}}}} if each is as likely as it is clicked: a bound, out of
-reach of what writes word by word. Of a run on the Store {fingerprint}, seed {seed}.
+reach of what writes word by word. Like for like: which of fifty texts is the one clicked, the others drawn as often as
+they are clicked, takes {{{{benchmarks/reading@{data} karma: {apart}}}}} nats by its own user's vector,
+{{{{benchmarks/reading@{data} another-user: {apart}}}}} by another's, and
+{{{{benchmarks/reading@{data} most-popular: {apart}}}}} by popularity, which cannot tell them apart.
+Of a run on the Store {fingerprint}, seed {seed}.
 
 | user | decoded from the vector | last actions, newest first | nearest items |
 | --- | --- | --- | --- |
@@ -126,7 +130,7 @@ def examples(explainer: Explainer, explained: Sequence[Explanation], shown: int 
         for one in explained
     ]
     page = EXAMPLES + "".join(lines) + (PICTURES if any(one.pictures for one in explained) else "")
-    provenance = {"data": store.name, "fingerprint": store.fingerprint, "seed": explainer.seed}
+    provenance = {"apart": APART, "data": store.name, "fingerprint": store.fingerprint, "seed": explainer.seed}
     return page.format(**provenance, count=len(explained), copied=copied, items=store.num_items)
 
 
