@@ -3,7 +3,8 @@
 The text of each click is told from its user's own h_t, from another user's and from the mean of all, in nats a word;
 and by no vector: each text, or each word, as likely as it is among what was clicked. The likeliest words are compared
 with the title clicked, beside another user's words and the most popular title. Which of fifty texts is the one clicked,
-the others drawn by popularity, is told in nats. Where pictures are told, whether the one clicked is among the ten nearest.
+the others drawn by popularity, is told in nats. Where pictures are told, whether the one clicked is among the ten
+nearest.
 
     python -m benchmarks.reading runs/karma-ml-1m runs/karma-bazaar --stores stores
     python -m benchmarks.reading runs/karma-bazaar --stores stores --examples 10    # results/findings/interests.md
