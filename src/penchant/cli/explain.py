@@ -39,7 +39,7 @@ class Explain:
     drawn: int = 0
     """So many users more, drawn at random."""
     check: int = 0
-    """Also tell whether words are about their user, by so many clicks that no training has seen; minutes of a thousand."""
+    """Also tell whether words are about their user, by so many clicks that no training has seen; takes minutes."""
     k: int = 5
     """Items shown of each list; on the page 10 or more."""
     seed: int = 0
