@@ -92,8 +92,8 @@ Of a run on the Store {fingerprint}, seed {seed}.
 PICTURES = """
 Its picture is told as well, a vector of the space that pictures are encoded in. Left the pictures of the last actions,
 newest first; in the middle those nearest to the picture told; right those of the nearest items. A row a user, in the
-order of the table. It is the mean of sixteen pictures: where a user wants several things it may be none of them. The share
-of clicks whose picture is among the ten nearest, of {items:,}, to the one told:
+order of the table. It is the mean of sixteen pictures: where a user wants several things it may be none of them.
+The share of clicks whose picture is among the ten nearest, of {items:,}, to the one told:
 {{{{benchmarks/reading@{data} karma: Picture among 10}}}}; told from another's vector
 {{{{benchmarks/reading@{data} another-user: Picture among 10}}}}, from the mean of all
 {{{{benchmarks/reading@{data} nobody: Picture among 10}}}}.
