@@ -12,7 +12,6 @@ import io
 import json
 import sys
 from pathlib import Path
-from textwrap import fill
 
 import numpy as np
 from matplotlib import rc_context
@@ -33,7 +32,7 @@ def draw(maps: dict[str, list[dict[str, str]]], path: Path) -> None:
         figure = Figure(figsize=(SIDE * wide + 0.4, SIDE * high + 0.4), layout="constrained")
         grid = figure.subplots(high, wide, squeeze=False)
         for axes, (place, columns) in zip(grid, maps.items(), strict=True):
-            axes[0].set_ylabel(fill(place, 22))
+            axes[0].set_ylabel(place.replace(", ", "\n", 1))
             for one, column in zip(axes, columns, strict=False):
                 pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(column["map"]))))
                 one.imshow(pixels, cmap="Blues", vmin=0, vmax=255, interpolation="nearest")
